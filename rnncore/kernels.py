@@ -1,0 +1,64 @@
+"""Picks the kernels: NumPy's, or the compiled ones of an instruction-set level that this CPU runs.
+
+The environment variable ``RNNCORE_KERNELS`` (numpy, base, v3 or v4) overrides the choice, which is the highest level.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from types import SimpleNamespace
+
+FAMILIES = {
+    "rnn": ("RNN",),
+    "lstm": ("LSTM",),
+    "gru": ("GRU",),
+    "linear": ("Linear", "Embedding", "Dropout"),
+    "losses": ("Activation", "Loss"),
+    "optimizers": ("sgd", "adagrad", "rmsprop", "adam", "sum_of_squares", "scale", "clip"),
+}
+
+
+def available() -> tuple[str, ...]:
+    """Return the names of the kernels that run on this machine, slowest first."""
+    try:
+        from rnncore import _cpu
+    except ImportError:
+        return ("numpy",)
+    return ("numpy", *_cpu.levels())
+
+
+def load(name: str) -> SimpleNamespace:
+    """Return the kernels of that name: the stages and functions of all families, and `name`.
+
+    Raises
+    ------
+    ValueError
+        If this machine has no such kernels. (A level's modules are imported only after the CPU has been asked:
+        their very first instructions may be beyond it.)
+    """
+    if name not in available():
+        raise ValueError(f"kernels {name!r} do not run here, expected one of {', '.join(available())}")
+    kernels = SimpleNamespace(name=name)
+    for family, members in FAMILIES.items():
+        path = f"rnncore.reference.{family}" if name == "numpy" else f"rnncore._{family}_{name}"
+        module = importlib.import_module(path)
+        for member in members:
+            setattr(kernels, member, getattr(module, member))
+    return kernels
+
+
+def choose() -> SimpleNamespace:
+    """Return the kernels that the environment asks for, or the fastest."""
+    wanted = os.environ.get("RNNCORE_KERNELS")
+    if not wanted and available() == ("numpy",):
+        warnings.warn(
+            "rnncore runs on its NumPy kernels: the compiled ones are missing from this installation",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return load(wanted or available()[-1])
+
+
+active = choose()

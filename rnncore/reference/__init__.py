@@ -1,0 +1,1 @@
+"""The kernels in NumPy: the equations as they are read, and the measure of the compiled ones."""

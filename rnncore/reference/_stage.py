@@ -1,0 +1,49 @@
+"""What every NumPy kernel is made of: the methods of a stage, and functions that never overflow.
+
+The functions take complex arrays too, for derivatives by complex steps: they compare real parts and leave the
+imaginary part alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Stage:
+    """A piece of the network with its arrays bound once: it runs without arguments.
+
+    Gradients are added to what the arrays hold; who owns them zeroes them before a backward pass.
+    """
+
+    def pack(self) -> None:
+        """Read the weights; NumPy reads them in place."""
+
+    def forward(self) -> None:
+        """Fill the outputs."""
+        raise NotImplementedError
+
+    def backward(self) -> None:
+        """Add to the gradients of the inputs."""
+        raise NotImplementedError
+
+    def accumulate(self) -> None:
+        """Add to the gradients of the weights, after `backward`; a stage without weights has none."""
+
+
+def gradient(array: np.ndarray | None) -> np.ndarray:
+    """Return the gradient of a variable that a backward pass cannot do without."""
+    assert array is not None, "a stage bound without gradients runs forward only"
+    return array
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(-z)), from the exponential that cannot overflow."""
+    positive = z.real > 0
+    e = np.exp(np.where(positive, -z, z))
+    return np.where(positive, 1, e) / (1 + e)
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    """Return exp(z) / sum(exp(z)) of each row."""
+    e = np.exp(z - z.real.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)

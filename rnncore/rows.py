@@ -1,0 +1,112 @@
+"""Which rows of a packed batch belong to which step.
+
+A batch of ragged sequences is *packed time-major*: the sequences are sorted by length, longest first, and the array
+holds the rows of step 0 of every sequence that has one, then those of step 1, and so on. Steps behind the end of a
+sequence do not exist, so nothing has to be masked and the cost follows the valid steps; the rows of one step, and all
+rows of the batch, are one block for a matrix product.
+
+Dimension letters, here and in all kernels: N sequences, T steps, M valid steps of the whole batch, D input size,
+H hidden size, O output size, G gates of a cell, V vocabulary, R rows of a stage.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Variable(NamedTuple):
+    """An array and the gradient of the loss with respect to it.
+
+    Attributes
+    ----------
+    value : ndarray
+    grad : ndarray or None
+        Same shape and dtype; None where nobody asks for it (token ids, inference).
+    """
+
+    value: np.ndarray
+    grad: np.ndarray | None = None
+
+
+class Rows:
+    """The layout of a packed batch of up to N sequences of up to T steps; all of them full at first.
+
+    The arrays are allocated once and filled in place, so that a kernel may keep pointers to them.
+
+    Parameters
+    ----------
+    N, T : int
+        Number of sequences and capacity in steps.
+
+    Attributes
+    ----------
+    order : ndarray of intp, shape (N,)
+        Row n of every step is sequence ``order[n]`` of the caller's batch.
+    lengths : ndarray of intp, shape (N,)
+        Valid steps of each row's sequence, descending.
+    counts : ndarray of intp, shape (T,)
+        Sequences that have step t: they are the rows 0 ... ``counts[t] - 1`` of the sorted batch.
+    offsets : ndarray of intp, shape (T + 1,)
+        Step t holds the packed rows ``offsets[t]`` ... ``offsets[t + 1] - 1``; ``offsets[T]`` is M.
+    """
+
+    def __init__(self, N: int, T: int) -> None:
+        self.N = N
+        self.T = T
+        self.order = np.empty(N, np.intp)
+        self.lengths = np.empty(N, np.intp)
+        self.counts = np.empty(T, np.intp)
+        self.offsets = np.zeros(T + 1, np.intp)
+        # where packed row m comes from: x[_sequence[m], _step[m]]
+        self._sequence = np.empty(N * T, np.intp)
+        self._step = np.empty(N * T, np.intp)
+        self.arrange(None)
+
+    @property
+    def M(self) -> int:
+        """Valid steps of the whole batch."""
+        return int(self.offsets[-1])
+
+    def arrange(self, lengths: np.ndarray | None) -> None:
+        """Lay out a batch anew.
+
+        Parameters
+        ----------
+        lengths : ndarray of integers, shape (N,), or None
+            Valid steps of each sequence, 0 ... T, in the caller's order; None: all T.
+        """
+        self.lengths[:] = self.T if lengths is None else lengths
+        self.order[:] = np.argsort(-self.lengths, kind="stable")
+        self.lengths[:] = self.lengths[self.order]
+        self.counts[:] = np.searchsorted(-self.lengths, -np.arange(self.T))
+        np.cumsum(self.counts, out=self.offsets[1:])
+        step = np.repeat(np.arange(self.T), self.counts)
+        self._step[: self.M] = step
+        self._sequence[: self.M] = self.order[np.arange(self.M) - self.offsets[step]]
+
+    def gather(self, x: np.ndarray, out: np.ndarray) -> None:
+        """Pack the valid steps of x into the first M rows of out.
+
+        Parameters
+        ----------
+        x : ndarray, shape (N, T', ...)
+            The caller's batch; T' may be less than T as long as no sequence is longer than T'.
+        out : ndarray, shape (N * T, ...)
+        """
+        M = self.M
+        out[:M] = x[self._sequence[:M], self._step[:M]]
+
+    def scatter(self, packed: np.ndarray, out: np.ndarray) -> None:
+        """Unpack the first M rows of packed: the inverse of `gather`.
+
+        Parameters
+        ----------
+        packed : ndarray, shape (N * T, ...)
+        out : ndarray, shape (N, T', ...)
+            In the caller's order; zero where a sequence has no step.
+        """
+        M = self.M
+        out[...] = 0
+        out[self._sequence[:M], self._step[:M]] = packed[:M]
