@@ -1,6 +1,7 @@
 """Picks the kernels: NumPy's, or the compiled ones of an instruction-set level that this CPU runs.
 
-The environment variable ``RNNCORE_KERNELS`` (numpy, base, v3 or v4) overrides the choice, which is the highest level.
+The choice is the highest level, unless the environment variable ``RNNCORE_KERNELS`` names another: numpy,
+base, v3 or v4.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ def load(name: str) -> SimpleNamespace:
     Raises
     ------
     ValueError
-        If this machine has no such kernels. (A level's modules are imported only after the CPU has been asked:
-        their very first instructions may be beyond it.)
+        If this machine has no such kernels.
     """
+    # The CPU is asked before a level's modules are imported: their very first instructions may be beyond it.
     if name not in available():
         raise ValueError(f"kernels {name!r} do not run here, expected one of {', '.join(available())}")
     kernels = SimpleNamespace(name=name)

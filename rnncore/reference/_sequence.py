@@ -1,14 +1,15 @@
 """What the recurrent families share: the walk over a packed batch, the states, the weight gradients.
 
-A running buffer of N rows holds the state. At step t its first ``counts[t]`` rows take part and are replaced; the
-others wait, either still at their initial state (in the reverse direction, until their last step is reached) or
-already at their final one. So both directions, and sequences of no step at all, need no case of their own. The
-backward pass does the same with the gradient of the state, from the final state to the initial one.
+A running buffer of N rows holds the state. At step t its first ``counts[t]`` rows take part and are replaced;
+the others wait, either still at their initial state (in the reverse direction, until their last step is
+reached) or already at their final one. So both directions, and sequences of no step at all, need no case of
+their own. The backward pass does the same with the gradient of the state, from the final to the initial one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class Recurrent(Stage):
     y : Variable
         Output h of every valid step, (N*T, H). Without a gradient nobody reads the single steps.
     weights : tuple of Variable
-        weight_ih (G*H, D), weight_hh (G*H, H) and, where there are biases, bias_ih (G*H,), then bias_hh (G*H,).
+        weight_ih (G*H, D), weight_hh (G*H, H) and, where there are biases, bias_ih (G*H,), bias_hh (G*H,).
     initial, final : tuple of Variable
         State before the first and after the last step of each sequence, (N, H) each: h, or h and c.
     reverse : bool
@@ -68,13 +69,13 @@ class Recurrent(Stage):
         raise NotImplementedError
 
     def step_backward(self, here: slice, *dstate: np.ndarray) -> Sequence[np.ndarray]:
-        """Fill dz[here] and return the gradient of the state before the step, given that of the state after it."""
+        """Fill dz[here] and return the gradient of the state before the step, given that of the one after."""
         raise NotImplementedError
 
     def walk(self) -> list[slice]:
         """Return the packed rows of each step in the order of time, or of time reversed."""
         offsets = self.rows.offsets.tolist()
-        steps = [slice(start, stop) for start, stop in zip(offsets, offsets[1:], strict=False) if start < stop]
+        steps = [slice(start, stop) for start, stop in pairwise(offsets) if start < stop]
         return steps[::-1] if self.reverse else steps
 
     def forward(self) -> None:

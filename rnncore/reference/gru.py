@@ -1,8 +1,8 @@
 """Gated recurrent unit (Cho et al. 2014), in both forms.
 
 r, z = sigmoid(W_ir x_t + b_ir + W_hr h_{t-1} + b_hr), sigmoid(W_iz x_t + b_iz + W_hz h_{t-1} + b_hz)
-n = tanh(W_in x_t + b_in + r (W_hn h_{t-1} + b_hn))     reset after the product (PyTorch, cuDNN, Keras' default)
-n = tanh(W_in x_t + b_in + W_hn (r h_{t-1}) + b_hn)     reset before it (the paper)
+n = tanh(W_in x_t + b_in + r (W_hn h_{t-1} + b_hn))   reset after the product (PyTorch, cuDNN, Keras' default)
+n = tanh(W_in x_t + b_in + W_hn (r h_{t-1}) + b_hn)   reset before it (the paper)
 h_t = (1 - z) n + z h_{t-1}
 """
 
@@ -25,14 +25,14 @@ def cell_forward(n: np.ndarray, z: np.ndarray, h_before: np.ndarray) -> np.ndarr
 def cell_backward(
     dh: np.ndarray, n: np.ndarray, z: np.ndarray, h_before: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the gradients of the pre-activations of n and of z, and dh_before by way of z; all arrays (n, H)."""
+    """Return the gradients of the pre-activations of n and z, and dh_before by way of z, all (n, H)."""
     dz_n = dh * (1 - z) * (1 - n * n)
     dz_z = dh * (h_before - n) * z * (1 - z)
     return dz_n, dz_z, dh * z
 
 
 class GRU(Recurrent):
-    """One direction of a GRU layer; parameters as in `Recurrent`, and G = 3: r, z, n.
+    """One direction of a GRU layer; parameters as in `Recurrent`; G = 3: r, z, n.
 
     Parameters
     ----------

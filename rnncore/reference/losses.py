@@ -34,12 +34,11 @@ class Activation(Stage):
         """Add to the gradient of x."""
         R = self.rows.N if self.last else self.rows.M
         y, dy = self.y.value[:R], gradient(self.y.grad)[:R]
-        if self.kind == "sigmoid":
-            dx = dy * y * (1 - y)
+        if self.kind == "softmax":
+            dy = dy - (y * dy).sum(axis=1, keepdims=True)
+            gradient(self.x.grad)[:R] += y * dy
         else:
-            dx = y * (dy - (y * dy).sum(axis=1, keepdims=True))
-        if self.x.grad is not None:
-            self.x.grad[:R] += dx
+            gradient(self.x.grad)[:R] += y * (1 - y) * dy
 
 
 class Loss(Stage):

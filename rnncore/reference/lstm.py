@@ -33,7 +33,7 @@ def cell_backward(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return dz (n, 4H) and dc_before (n, H).
 
-    dh, dc (n, H) are the gradients of h and c; gates (n, 4H), c_before, c (n, H) are those of the forward pass.
+    dh, dc (n, H) are the gradients of h and c; gates (n, 4H), c_before, c (n, H) are as in the forward pass.
     """
     i, f, g, o = np.split(gates, 4, axis=1)
     tanh_c = np.tanh(c)
@@ -46,7 +46,7 @@ def cell_backward(
 
 
 class LSTM(Recurrent):
-    """One direction of an LSTM layer; parameters as in `Recurrent`, with the state (h, c), and G = 4: i, f, g, o.
+    """One direction of an LSTM layer; parameters as in `Recurrent`, with the state (h, c); G = 4: i, f, g, o.
 
     Attributes
     ----------

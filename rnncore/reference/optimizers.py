@@ -80,7 +80,10 @@ def adam(
     decoupled: bool,
     step: int,
 ) -> None:
-    """Adam (Kingma & Ba 2015); with decoupled weight decay, AdamW (Loshchilov & Hutter 2019). step counts from 1."""
+    """Adam (Kingma & Ba 2015); with decoupled weight decay, AdamW (Loshchilov & Hutter 2019).
+
+    ``step`` counts from 1.
+    """
     if decoupled:
         param *= 1 - lr * weight_decay
     else:

@@ -40,7 +40,7 @@ def cell_backward(
 
 
 class RNN(Recurrent):
-    """One direction of an Elman layer; parameters as in `Recurrent`, and G = 1.
+    """One direction of an Elman layer; parameters as in `Recurrent`; G = 1.
 
     Parameters
     ----------
