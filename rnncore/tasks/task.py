@@ -1,0 +1,39 @@
+"""What a trainer asks of a task."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from rnncore.models import Sequential
+
+
+class Batch(NamedTuple):
+    """N sequences to learn from.
+
+    Attributes
+    ----------
+    x : ndarray, (N, T, D) numbers or (N, T) token ids
+    y : ndarray, (N, T, O), (N, O), (N, T) or (N,)
+        Targets.
+    lengths : ndarray of int, (N,), or None
+        Valid steps of each sequence; None: all T.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    lengths: np.ndarray | None = None
+
+
+class Task(Protocol):
+    """Data to learn from, and how well a model does; any object with these methods is one."""
+
+    def batch(self, rng: np.random.Generator) -> Batch:
+        """Draw the sequences of one update; `rng` is the only source of chance."""
+
+    def validate(self, model: Sequential) -> dict[str, float]:
+        """Return what is worth watching during training, measured on data held out from it."""
+
+    def evaluate(self, model: Sequential) -> dict[str, float]:
+        """Return how well a trained model does, measured on data held out from training."""
