@@ -1,0 +1,158 @@
+"""What may come in: arguments are checked once, at the border, and nowhere behind it.
+
+Every error names the argument, what was expected and what came. Whatever NumPy can read without losing its meaning
+is taken as it is: lists, other real dtypes, byte-swapped, read-only, Fortran-ordered and strided arrays.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rnncore import kernels
+
+DTYPES = ("float32", "float64")
+
+
+def integer(name: str, value: Any, minimum: int = 1) -> int:
+    """Return value as an int of at least `minimum`."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {number}")
+    return number
+
+
+def real(name: str, value: Any, low: float = 0.0, high: float = math.inf, *, open_low: bool = False) -> float:
+    """Return value as a finite float in [low, high), or in (low, high) if `open_low`."""
+    if isinstance(value, bool | str | bytes):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    if not (low < number if open_low else low <= number) or not number < high:
+        interval = f"{'(' if open_low else '['}{low:g}, {high:g})"
+        raise ValueError(f"{name} must lie in {interval}, got {number:g}")
+    return number
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return value, which must be True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def choice(name: str, value: Any, options: Iterable[Any]) -> Any:
+    """Return value, which must be one of `options`."""
+    options = tuple(options)
+    # by type as well: 1 == True
+    if not any(type(value) is type(option) and value == option for option in options):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+    return value
+
+
+def dtype(value: Any) -> np.dtype[Any]:
+    """Return float32 or float64 in native byte order."""
+    try:
+        found = np.dtype(value)
+    except TypeError:
+        found = None
+    if found is None or value is None or not found.isnative or found.name not in DTYPES:
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {value!r}")
+    return found
+
+
+def array(name: str, value: npt.ArrayLike) -> np.ndarray:
+    """Return value as an array, without a copy where it is one."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array, but its parts differ in shape: {error}") from None
+
+
+def dense(name: str, value: npt.ArrayLike) -> np.ndarray:
+    """Return value as an array of real numbers."""
+    found = array(name, value)
+    if found.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must hold real numbers, got dtype {found.dtype}")
+    return found
+
+
+def integers(name: str, value: npt.ArrayLike, what: str) -> np.ndarray:
+    """Return value as an array of integers; an empty list has no dtype of its own and passes."""
+    found = array(name, value)
+    if found.dtype.kind not in "iu" and not (found.size == 0 and not isinstance(value, np.ndarray)):
+        raise TypeError(f"{name} must hold integers ({what}), got dtype {found.dtype}")
+    return found
+
+
+def shape(name: str, found: np.ndarray, expected: Sequence[int | str]) -> None:
+    """Raise unless `found` has the expected shape; a letter stands for any size."""
+    fits = found.ndim == len(expected) and all(
+        isinstance(size, str) or size == came for size, came in zip(expected, found.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join(map(str, expected)) + ("," if len(expected) == 1 else "")
+        raise ValueError(f"{name} must have shape ({wanted}), got {found.shape}")
+
+
+def lengths(value: npt.ArrayLike | None, N: int, T: int) -> np.ndarray | None:
+    """Return the valid steps of each sequence, (N,) integers in 0 ... T; None stays None: all have T."""
+    if value is None:
+        return None
+    found = integers("lengths", value, "the valid steps of each sequence")
+    shape("lengths", found, (N,))
+    for n in np.flatnonzero((found < 0) | (found > T))[:1]:
+        if found[n] < 0:
+            raise ValueError(f"lengths[{n}] = {found[n]} is negative")
+        raise ValueError(f"lengths[{n}] = {found[n]}, but x has only T = {T} steps")
+    return found.astype(np.intp, copy=False)
+
+
+def parameters(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the given parameters as arrays; none may be missing, unknown, or of another shape than expected."""
+    problems = [f"{name} is missing" for name in expected.keys() - given.keys()]
+    problems += [f"{name} is unknown" for name in given.keys() - expected.keys()]
+    if problems:
+        raise ValueError(f"the parameters do not fit: {', '.join(sorted(problems))}")
+    found = {name: dense(name, value) for name, value in given.items()}
+    for name, value in found.items():
+        shape(name, value, expected[name])
+    return found
+
+
+def first_not_finite(values: np.ndarray) -> tuple[int, ...] | None:
+    """Return the index of the first element that is infinite or no number."""
+    # one pass without a temporary; a sum that overflows is looked at again
+    if math.isfinite(kernels.active.sum_of_squares(values.reshape(-1))):
+        return None
+    return _first(~np.isfinite(values))
+
+
+def first_beyond(ids: np.ndarray, limit: int) -> tuple[int, ...] | None:
+    """Return the index of the first of these intp that is not in 0 ... limit - 1."""
+    if not ids.size or ids.view(np.uintp).max() < limit:  # negative ones are huge when read as unsigned
+        return None
+    return _first((ids < 0) | (ids >= limit))
+
+
+def first_no_fraction(values: np.ndarray) -> tuple[int, ...] | None:
+    """Return the index of the first element outside [0, 1]."""
+    if values.min() >= 0 and values.max() <= 1:  # NaN fails both
+        return None
+    return _first(~((values >= 0) & (values <= 1)))
+
+
+def _first(where: np.ndarray) -> tuple[int, ...] | None:
+    return next((tuple(int(i) for i in index) for index in np.argwhere(where)), None)

@@ -1,0 +1,172 @@
+"""First values of the parameters.
+
+An initializer is a function ``init(layers, rng)`` that writes into ``layer.params[name][...]`` of every layer. Layers and
+models take one by name or as the function itself:
+
+========== ============================================================================================================
+"default"  recurrent weights orthogonal, input and linear weights Glorot, forget-gate bias 1, other biases 0
+"pytorch"  uniform in ±1/√H (recurrent) and ±1/√in_features (linear), biases too, as PyTorch does
+"tutorial" every parameter but the biases uniform in [-1, 1); biases 0
+"normal"   every parameter but the biases normal with deviation 0.01; biases 0
+"lecun"    every parameter but the biases normal with deviation 1/√fan-in; biases 0
+"zeros"    all zero
+========== ============================================================================================================
+
+All but "zeros" set the slope of a PReLU to 0.25 and, but for "tutorial", "normal" and "lecun", draw embeddings from the
+standard normal distribution. Numbers are drawn in double precision, so that both dtypes start from the same values.
+
+References
+----------
+Glorot & Bengio, *Understanding the difficulty of training deep feedforward neural networks*, 2010.
+Saxe, McClelland & Ganguli, *Exact solutions to the nonlinear dynamics of learning in deep linear neural networks*, 2014.
+Gers, Schmidhuber & Cummins, *Learning to forget*, 2000 (the forget gate); Jozefowicz, Zaremba & Sutskever, *An empirical
+exploration of recurrent network architectures*, 2015 (its bias of 1).
+LeCun, Bottou, Orr & Müller, *Efficient backprop*, 1998.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rnncore import checks
+
+
+class Initializable(Protocol):
+    """What an initializer sees of a layer."""
+
+    @property
+    def params(self) -> Mapping[str, np.ndarray]:
+        """Arrays to write into."""
+
+    @property
+    def gates(self) -> str:
+        """One letter for each gate of a recurrent layer, in the order of their rows in the weights; else empty."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the layer takes: "dense", "tokens" or both."""
+
+
+Initializer = Callable[[Sequence[Initializable], np.random.Generator], None]
+Init = str | Initializer | Mapping[str, npt.ArrayLike]
+
+SLOPE = 0.25
+
+
+def default(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
+    """Orthogonal recurrent weights, Glorot input weights, forget-gate bias 1 (in bias_ih)."""
+    for layer in layers:
+        for name, value in layer.params.items():
+            blocks = np.split(value, len(layer.gates) or 1) if name.startswith("weight") else []
+            for block in blocks:  # a gate's weights are a matrix of their own
+                if name.startswith("weight_hh"):
+                    block[...] = _orthogonal(len(block), rng)
+                elif layer.inputs == ("tokens",):
+                    block[...] = rng.standard_normal(block.shape)
+                else:
+                    bound = math.sqrt(6 / sum(block.shape))
+                    block[...] = rng.uniform(-bound, bound, block.shape)
+            if name.startswith("bias"):
+                value[...] = 0
+            if name.startswith("bias_ih") and "f" in layer.gates:
+                np.split(value, len(layer.gates))[layer.gates.index("f")][...] = 1
+            if name.startswith("slope"):
+                value[...] = SLOPE
+
+
+def pytorch(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
+    """Draw from PyTorch's distributions (not its very numbers: its generator is another)."""
+    for layer in layers:
+        if layer.gates:
+            width = layer.params["weight_hh_l0"].shape[1]
+        else:
+            width = layer.params["weight"].shape[1]
+        for name, value in layer.params.items():
+            if name.startswith("slope"):
+                value[...] = SLOPE
+            elif layer.inputs == ("tokens",):
+                value[...] = rng.standard_normal(value.shape)
+            else:
+                value[...] = rng.uniform(-1 / math.sqrt(width), 1 / math.sqrt(width), value.shape)
+
+
+def tutorial(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
+    """Uniform in [-1, 1), drawn as the well-known addition tutorial does.
+
+    It draws the matrices transposed, (in, out), and in the order input weights, output weights, recurrent weights; so
+    a legacy generator gives the very numbers of ``2 * np.random.random(...) - 1``.
+    """
+    _draw(layers, lambda fan_in, shape: 2 * rng.random(shape) - 1)
+
+
+def normal(layers: Sequence[Initializable], rng: np.random.Generator, std: float = 0.01) -> None:
+    """Normal weights with deviation `std` (another one: ``functools.partial(normal, std=...)``)."""
+    _draw(layers, lambda fan_in, shape: std * rng.standard_normal(shape))
+
+
+def lecun(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
+    """Normal weights with deviation 1/√fan-in."""
+    _draw(layers, lambda fan_in, shape: rng.standard_normal(shape) / math.sqrt(fan_in))
+
+
+def zeros(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
+    """All zero: for parameters that are loaded next."""
+    for layer in layers:
+        for value in layer.params.values():
+            value[...] = 0
+
+
+def _draw(
+    layers: Sequence[Initializable], draw: Callable[[int, tuple[int, ...]], np.ndarray]
+) -> None:
+    """Draw the weights of all layers as (in, out) matrices: input first, then output, then recurrent ones."""
+    named = [(name, value) for layer in layers for name, value in layer.params.items()]
+    for role in ("weight_ih", "weight", "weight_hh"):
+        for name, value in named:
+            if name.split("_l")[0] == role:
+                value[...] = draw(value.shape[1], value.shape[::-1]).T
+    for name, value in named:
+        if not name.startswith("weight"):
+            value[...] = SLOPE if name.startswith("slope") else 0
+
+
+def _orthogonal(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a random orthogonal matrix, uniform among all of them."""
+    q, r = np.linalg.qr(rng.standard_normal((size, size)))
+    # QR leaves the signs of the columns to the algorithm: fixed by R's diagonal they are uniform
+    signed: np.ndarray = q * np.where(np.diag(r) < 0, -1.0, 1.0)
+    return signed
+
+
+NAMED: dict[str, Initializer] = {
+    "default": default,
+    "pytorch": pytorch,
+    "tutorial": tutorial,
+    "normal": normal,
+    "lecun": lecun,
+    "zeros": zeros,
+}
+
+
+def get(init: str | Initializer) -> Initializer:
+    """Return the initializer of that name; a function stays itself."""
+    if callable(init):
+        return init
+    return NAMED[checks.choice("init", init, NAMED)]
+
+
+def given(params: Mapping[str, npt.ArrayLike], shapes: Mapping[str, tuple[int, ...]]) -> Initializer:
+    """Return an initializer of one layer that writes these values, whose names and shapes are checked now."""
+    found = checks.parameters(shapes, params)
+
+    def write(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
+        for layer in layers:
+            for name, value in found.items():
+                layer.params[name][...] = value
+
+    return write

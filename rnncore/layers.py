@@ -1,0 +1,721 @@
+"""Layers: parameters, their gradients, and the stages that a layer adds to a plan.
+
+Dimension letters: N sequences, T steps, D input size, H hidden size, L layers, O output size, V vocabulary.
+Parameters are named, shaped and ordered as in PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from rnncore import checks, initializers, kernels
+from rnncore.plan import Join, Plan, Plans, States
+from rnncore.rows import Variable
+
+Seed = int | np.random.Generator | None
+State = Any  # h; or (h, c); or a list with the state of each recurrent layer; None where there is none
+
+
+class Arrays(Mapping[str, np.ndarray]):
+    """Named arrays that may be written into but not replaced: kernels keep pointers to them.
+
+    Parameters
+    ----------
+    owner : str
+        What the arrays are called in errors.
+    arrays : mapping of str to ndarray
+    """
+
+    def __init__(self, owner: str, arrays: Mapping[str, np.ndarray]) -> None:
+        self._owner = owner
+        self._arrays = dict(arrays)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if value is not self._arrays.get(name):  # `params[name] *= 2` gives back the array it changed
+            raise TypeError(
+                f"an array of {self._owner} cannot be replaced: write into it, {self._owner}[{name!r}][...] = ..."
+            )
+
+    def __repr__(self) -> str:
+        return f"{self._owner}: " + ", ".join(f"{name} {value.shape}" for name, value in self._arrays.items())
+
+
+class Network(ABC):
+    """A chain of layers that runs on plans; a single layer is a chain of itself.
+
+    Attributes
+    ----------
+    rng : numpy.random.Generator
+        Draws the dropout masks.
+    """
+
+    output = "all"
+    output_activation: str | None = None
+
+    def __init__(self, seed: Seed) -> None:
+        self.rng = np.random.default_rng(seed)
+        self._plans = Plans()
+        self._latest: Plan | None = None
+
+    @property
+    @abstractmethod
+    def chain(self) -> Sequence[Layer]:
+        """The layers, first to last."""
+
+    @abstractmethod
+    def kind_of(self, x: np.ndarray) -> str:
+        """Return "tokens" or "dense": as what the network takes x."""
+
+    def zero_grad(self) -> None:
+        """Zero the gradients of all parameters."""
+        for layer in self.chain:
+            layer.flat.grad.fill(0)
+
+    def check_input(self, x: npt.ArrayLike) -> tuple[np.ndarray, bool]:
+        """Return x as an array (N, T, D), or (N, T) of token ids, and whether it is the latter."""
+        found = checks.array("x", x)
+        if self.kind_of(found) == "tokens":
+            found = checks.integers("x", found if found.size else x, "token ids")
+            checks.shape("x", found, ("N", "T"))
+            return found, True
+        found = checks.dense("x", found)
+        checks.shape("x", found, ("N", "T", self.chain[0].in_features))
+        return found, False
+
+    def check_states(self, name: str, state: State, N: int) -> States | None:
+        """Return a state as lists of arrays, checked."""
+        if state is None:
+            return None
+        layers = [layer for layer in self.chain if layer.states]
+        if len(layers) == 1:
+            return [layers[0].check_state(name, state, N)]
+        if not isinstance(state, list | tuple) or len(state) != len(layers):
+            raise ValueError(f"{name} must be a list of the states of {len(layers)} recurrent layers")
+        return [layer.check_state(f"{name}[{i}]", s, N) for i, (layer, s) in enumerate(zip(layers, state, strict=True))]
+
+    def wrap_states(self, states: States) -> State:
+        """Return lists of arrays as the user sees a state."""
+        wrapped = [tuple(arrays) if len(arrays) > 1 else arrays[0] for arrays in states]
+        return wrapped[0] if len(wrapped) == 1 else (wrapped or None)
+
+    def run_forward(
+        self, x: npt.ArrayLike, state: State, lengths: npt.ArrayLike | None, training: bool
+    ) -> Plan:
+        """Check the arguments, run them through a plan and return it."""
+        found, tokens = self.check_input(x)
+        N, T = found.shape[:2]
+        steps = checks.lengths(lengths, N, T)
+        states = self.check_states("state", state, N)
+        training = checks.flag("training", training)
+        plan = self._plans.get(
+            (N, T, tokens, training),
+            lambda: Plan(
+                self.chain,
+                N,
+                T,
+                tokens=tokens,
+                output=self.output,
+                output_activation=self.output_activation,
+                training=training,
+                input_grads=training,
+            ),
+        )
+        self._latest = None
+        plan.load(found, steps, states)
+        if training:
+            plan.draw(self.rng)
+            self._latest = plan
+        plan.pack()
+        plan.forward()
+        return plan
+
+    def run_backward(self, dy: npt.ArrayLike | None, dstate: State) -> Plan:
+        """Send gradients back through the plan of the latest forward pass and return it."""
+        if self._latest is None:
+            raise RuntimeError("backward runs once after each forward(..., training=True), and none was left")
+        plan, rows = self._latest, self._latest.rows
+        states = self.check_states("dstate", dstate, rows.N)
+        arriving = None
+        if dy is not None:
+            arriving = checks.dense("dy", dy)
+            O = plan.logits.value.shape[1]
+            checks.shape("dy", arriving, (rows.N, O) if plan.last else (rows.N, rows.T, O))
+        self._latest = None
+        plan.load_gradients(arriving, states)
+        plan.backward()
+        return plan
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_plans": Plans(), "_latest": None}  # buffers stay where they are
+
+
+class Layer(Network):
+    """What all layers share: parameters and gradients, each in one flat array with a view for every name.
+
+    Attributes
+    ----------
+    params, grads : mapping of str to ndarray
+        Parameters and their gradients. Writing into an array takes effect at the next call; replacing one is an error.
+    flat : Variable
+        All parameters one after another, and all gradients.
+    dtype : dtype
+    in_features : int
+        Width of the input; where that may be token ids, the size of the vocabulary as well.
+    out_features : int
+        Width of the output.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("dense",)
+    gates: ClassVar[str] = ""
+    states: ClassVar[int] = 0
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        init: initializers.Init,
+        dtype: npt.DTypeLike,
+        seed: Seed,
+    ) -> None:
+        super().__init__(seed)
+        if isinstance(init, Mapping):
+            init = initializers.given(init, shapes)
+        initializer = initializers.get(init)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.dtype = checks.dtype(dtype)
+        size = sum(map(math.prod, shapes.values()))
+        self.flat = Variable(np.zeros(size, self.dtype), np.zeros(size, self.dtype))
+        self.params = Arrays("params", _views(self.flat.value, shapes))
+        self.grads = Arrays("grads", _views(self.flat.grad, shapes))
+        initializer([self], self.rng)
+
+    @property
+    def chain(self) -> Sequence[Layer]:
+        """The layer alone."""
+        return (self,)
+
+    def kind_of(self, x: np.ndarray) -> str:
+        """Return "tokens" or "dense": as what the layer takes x."""
+        return self.inputs[0]
+
+    def check_state(self, name: str, state: State, N: int) -> tuple[np.ndarray, ...]:
+        """Return the state of this layer as a tuple of arrays, checked."""
+        raise ValueError(f"{name} is given, but {type(self).__name__} has no state")
+
+    @abstractmethod
+    def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
+        """Append the layer's stages to a plan and return their output.
+
+        Parameters
+        ----------
+        plan : Plan
+        x : Variable
+            Packed input.
+        last : bool
+            Of a recurrent layer: put out the final state alone; of another: x has one row for each sequence.
+        """
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a layer again, without its parameters."""
+
+    def copy(self) -> Self:
+        """Return a layer with parameters of its own and no gradients."""
+        return type(self)(**self.config(), init=self.params)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make, (type(self), self.config() | {"init": dict(self.params), "seed": self.rng})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self.config().items())})"
+
+
+def _make(layer: type[Layer], arguments: Mapping[str, Any]) -> Layer:
+    return layer(**arguments)
+
+
+def _views(flat: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Return consecutive parts of a flat array in the given shapes."""
+    views = {}
+    start = 0
+    for name, shape in shapes.items():
+        stop = start + math.prod(shape)
+        views[name] = flat[start:stop].reshape(shape)
+        start = stop
+    return views
+
+
+class Recurrent(Layer):
+    """A stack of recurrent layers of one cell, in one direction or both: what RNN, LSTM and GRU share."""
+
+    inputs = ("dense", "tokens")
+    kernel: ClassVar[str]
+    _biases: ClassVar[dict[Any, tuple[str, ...]]] = {True: ("bias_ih", "bias_hh"), "single": ("bias_ih",), False: ()}
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool | str,
+        bidirectional: bool,
+        dropout: float,
+        init: initializers.Init,
+        dtype: npt.DTypeLike,
+        seed: Seed,
+    ) -> None:
+        D = self.input_size = checks.integer("input_size", input_size)
+        H = self.hidden_size = checks.integer("hidden_size", hidden_size)
+        self.num_layers = checks.integer("num_layers", num_layers)
+        self.bias = checks.choice("bias", bias, self._biases)
+        self.bidirectional = checks.flag("bidirectional", bidirectional)
+        self.dropout = checks.real("dropout", dropout, high=1.0)
+        if self.dropout and self.num_layers == 1:
+            raise ValueError("dropout acts between layers, and num_layers = 1 has no between: set dropout=0")
+        GH = len(self.gates) * H
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer in range(self.num_layers):
+            for reverse in self.directions:
+                width = D if layer == 0 else H * len(self.directions)
+                of = {"weight_ih": (GH, width), "weight_hh": (GH, H), "slope": (1,)}
+                shapes |= {name: of.get(role, (GH,)) for role, name in self._names(layer, reverse).items()}
+        super().__init__(D, H * len(self.directions), shapes, init, dtype, seed)
+
+    @property
+    def directions(self) -> tuple[bool, ...]:
+        """Of each direction, whether it runs from the last step to the first."""
+        return (False, True) if self.bidirectional else (False,)
+
+    def _roles(self) -> tuple[str, ...]:
+        """Return the parameters of one layer and direction, in the kernels' order."""
+        return ("weight_ih", "weight_hh", *self._biases[self.bias])
+
+    def _options(self) -> dict[str, Any]:
+        """Return what the kernel wants to know besides its arrays."""
+        return {}
+
+    def _names(self, layer: int, reverse: bool) -> dict[str, str]:
+        suffix = f"_l{layer}" + ("_reverse" if reverse else "")
+        return {role: role + suffix for role in self._roles()}
+
+    def kind_of(self, x: np.ndarray) -> str:
+        """Return "tokens" for x of two dimensions, else "dense"."""
+        return "tokens" if x.ndim == 2 else "dense"
+
+    def check_state(self, name: str, state: State, N: int) -> tuple[np.ndarray, ...]:
+        """Return the state as a tuple of arrays (L * directions, N, H), checked."""
+        arrays, names = [state], [name]
+        if self.states == 2:
+            if not isinstance(state, list | tuple) or len(state) != 2:
+                raise ValueError(f"{name} must be a pair (h, c), got {type(state).__name__}")
+            arrays, names = list(state), [f"{name}[0]", f"{name}[1]"]
+        shape = (self.num_layers * len(self.directions), N, self.hidden_size)
+        found = [checks.dense(name, array) for name, array in zip(names, arrays, strict=True)]
+        for name, array in zip(names, found, strict=True):
+            if array.shape != shape:
+                raise ValueError(f"{name} must have shape {shape} for a batch of N = {N}, got {array.shape}")
+        return tuple(found)
+
+    def forward(
+        self,
+        x: npt.ArrayLike,
+        state: State = None,
+        lengths: npt.ArrayLike | None = None,
+        training: bool = True,
+    ) -> tuple[np.ndarray, State]:
+        """Run the layer over whole sequences.
+
+        Parameters
+        ----------
+        x : array_like, (N, T, D) numbers or (N, T) token ids
+            An id stands for a one-hot vector: it picks a column of weight_ih.
+        state : array_like, (L * directions, N, H), or for an LSTM a pair of these
+            Initial state; zeros if not given.
+        lengths : array_like of int, (N,)
+            Valid steps of each sequence, 0 ... T; all T if not given.
+        training : bool
+            Keep what `backward` needs, and drop out between layers.
+
+        Returns
+        -------
+        y : ndarray, (N, T, H * directions)
+            h of the top layer at every step; zero where a sequence has no step.
+        state : ndarray, (L * directions, N, H), or a pair
+            After each sequence's own last step (reverse direction: its first).
+        """
+        plan = self.run_forward(x, state, lengths, training)
+        return plan.read_logits(), self.wrap_states(plan.read_states(plan.final))
+
+    def backward(self, dy: npt.ArrayLike | None, dstate: State = None) -> tuple[np.ndarray | None, State]:
+        """Backpropagate through the latest `forward`; parameter gradients are added to `grads`.
+
+        Parameters
+        ----------
+        dy : array_like, (N, T, H * directions), or None
+            Gradient of the loss with respect to y; None is zero.
+        dstate : as state
+            Gradient with respect to the final state; zero if not given.
+
+        Returns
+        -------
+        dx : ndarray, (N, T, D)
+            None for token ids.
+        dstate : as state
+            Gradient with respect to the initial state.
+        """
+        plan = self.run_backward(dy, dstate)
+        return plan.read_input_grad(), self.wrap_states(plan.read_states(plan.initial, grad=True))
+
+    def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
+        """Append the layer's stages to a plan and return their output."""
+        H, directions, capacity = self.hidden_size, len(self.directions), plan.rows.N * plan.rows.T
+        initial, final = plan.state(self.states, self.num_layers * directions, H)
+        for layer in range(self.num_layers):
+            top = layer == self.num_layers - 1
+            y = plan.variable((capacity, H * directions), grad=not (top and last))
+            for d, reverse in enumerate(self.directions):
+                k = layer * directions + d
+                stage = getattr(kernels.active, self.kernel)(
+                    plan.rows,
+                    x,
+                    _slice(y, (slice(None), slice(d * H, (d + 1) * H))),
+                    plan.weights(self, list(self._names(layer, reverse).values())),
+                    tuple(_slice(v, k) for v in initial),
+                    tuple(_slice(v, k) for v in final),
+                    reverse=reverse,
+                    **self._options(),
+                )
+                plan.stages.append(stage)
+            x = y
+            if self.dropout and plan.training and not top:
+                x = plan.variable(y.value.shape)
+                mask = plan.mask(H * directions, self.dropout)
+                plan.stages.append(kernels.active.Dropout(plan.rows, y, x, mask))
+        if not last:
+            return x
+        tops = [_slice(final[0], k) for k in range(-directions, 0)]
+        if directions == 1:
+            return tops[0]
+        joined = plan.variable((plan.rows.N, H * directions))
+        plan.stages.append(Join(tops, joined))
+        return joined
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a layer again, without its parameters."""
+        return {
+            "input_size": self.input_size,
+            "hidden_size": self.hidden_size,
+            "num_layers": self.num_layers,
+            "bias": self.bias,
+            "bidirectional": self.bidirectional,
+            "dropout": self.dropout,
+            "dtype": self.dtype.name,
+            **self._options(),
+        }
+
+
+def _slice(variable: Variable, index: Any) -> Variable:
+    """Return part of a variable and of its gradient, as views."""
+    return Variable(variable.value[index], None if variable.grad is None else variable.grad[index])
+
+
+class RNN(Recurrent):
+    """Elman network (Elman, *Finding structure in time*, 1990).
+
+    ::
+
+        h_t = f(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)
+
+    Parameters
+    ----------
+    input_size : int
+        D, or the size of the vocabulary for token ids.
+    hidden_size : int
+        H.
+    num_layers : int, default 1
+        L; each layer but the first takes the outputs of the one below.
+    activation : {"tanh", "sigmoid", "relu", "prelu", "identity"}
+        f. "prelu" (He et al., *Delving deep into rectifiers*, 2015) is z for z > 0, else slope · z, with a slope that
+        is learnt.
+    bias : bool or "single", default True
+        True: bias_ih and bias_hh; "single": bias_ih alone; False: none.
+    bidirectional : bool, default False
+        Add a direction from the last step to the first; outputs stand side by side.
+    dropout : float, default 0
+        Share of each layer's outputs, but for the top one's, set to zero in training.
+    init : str, callable or mapping of str to array_like, default "default"
+        Name of an initializer, one of your own, or the parameters themselves; see `rnncore.initializers`.
+    dtype : {"float32", "float64"}
+    seed : int or numpy.random.Generator, optional
+
+    Attributes
+    ----------
+    params, grads : mapping of str to ndarray
+        weight_ih_l0 (H, D), weight_hh_l0 (H, H), bias_ih_l0 (H,), bias_hh_l0 (H,), slope_l0 (1,), then _l1, ..., each
+        with a twin _reverse if bidirectional; weight_ih_l1 is (H, H * directions).
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument that makes no sense.
+    """
+
+    kernel = "RNN"
+    gates = "h"
+    states = 1
+    activations: ClassVar[tuple[str, ...]] = ("tanh", "sigmoid", "relu", "prelu", "identity")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        activation: str = "tanh",
+        bias: bool | str = True,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        init: initializers.Init = "default",
+        dtype: npt.DTypeLike = "float32",
+        seed: Seed = None,
+    ) -> None:
+        self.activation = checks.choice("activation", activation, self.activations)
+        super().__init__(input_size, hidden_size, num_layers, bias, bidirectional, dropout, init, dtype, seed)
+
+    def _roles(self) -> tuple[str, ...]:
+        return (*super()._roles(), *(("slope",) if self.activation == "prelu" else ()))
+
+    def _options(self) -> dict[str, Any]:
+        return {"activation": self.activation}
+
+
+class LSTM(Recurrent):
+    """Long short-term memory with forget gates (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000).
+
+    ::
+
+        i, f, o = σ(W_i x_t + b_i + U_i h_{t-1} + d_i), ...
+        g = tanh(W_g x_t + b_g + U_g h_{t-1} + d_g)
+        c_t = f * c_{t-1} + i * g
+        h_t = o * tanh(c_t)
+
+    weight_ih holds W_i, W_f, W_g, W_o on top of each other, weight_hh the U, bias_ih the b and bias_hh the d.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, bidirectional, dropout, init, dtype, seed
+        As for `RNN`.
+
+    Attributes
+    ----------
+    params, grads : mapping of str to ndarray
+        weight_ih_l0 (4H, D), weight_hh_l0 (4H, H), bias_ih_l0 (4H,), bias_hh_l0 (4H,), ...; see `RNN`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument that makes no sense.
+    """
+
+    kernel = "LSTM"
+    gates = "ifgo"
+    states = 2
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool | str = True,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        init: initializers.Init = "default",
+        dtype: npt.DTypeLike = "float32",
+        seed: Seed = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, num_layers, bias, bidirectional, dropout, init, dtype, seed)
+
+
+class GRU(Recurrent):
+    """Gated recurrent unit (Cho et al., *Learning phrase representations using RNN encoder-decoder*, 2014).
+
+    ::
+
+        r, z = σ(W_r x_t + b_r + U_r h_{t-1} + d_r), ...
+        n = tanh(W_n x_t + b_n + r * (U_n h_{t-1} + d_n))      reset_after
+        n = tanh(W_n x_t + b_n + U_n (r * h_{t-1}) + d_n)      not reset_after
+        h_t = (1 - z) * n + z * h_{t-1}
+
+    weight_ih holds W_r, W_z, W_n on top of each other, weight_hh the U, bias_ih the b and bias_hh the d.
+
+    Parameters
+    ----------
+    reset_after : bool, default True
+        Reset behind the recurrent product, as PyTorch, cuDNN and Keras do, or before it, as in the paper.
+    input_size, hidden_size, num_layers, bias, bidirectional, dropout, init, dtype, seed
+        As for `RNN`.
+
+    Attributes
+    ----------
+    params, grads : mapping of str to ndarray
+        weight_ih_l0 (3H, D), weight_hh_l0 (3H, H), bias_ih_l0 (3H,), bias_hh_l0 (3H,), ...; see `RNN`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument that makes no sense.
+    """
+
+    kernel = "GRU"
+    gates = "rzn"
+    states = 1
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        reset_after: bool = True,
+        bias: bool | str = True,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        init: initializers.Init = "default",
+        dtype: npt.DTypeLike = "float32",
+        seed: Seed = None,
+    ) -> None:
+        self.reset_after = checks.flag("reset_after", reset_after)
+        super().__init__(input_size, hidden_size, num_layers, bias, bidirectional, dropout, init, dtype, seed)
+
+    def _options(self) -> dict[str, Any]:
+        return {"reset_after": self.reset_after}
+
+
+class Linear(Layer):
+    """The same linear map at every step: y = x Wᵀ + b.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        I and O.
+    bias : bool, default True
+    init, dtype, seed
+        As for `RNN`.
+
+    Attributes
+    ----------
+    params, grads : mapping of str to ndarray
+        weight (O, I) and bias (O,).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        init: initializers.Init = "default",
+        dtype: npt.DTypeLike = "float32",
+        seed: Seed = None,
+    ) -> None:
+        I, O = checks.integer("in_features", in_features), checks.integer("out_features", out_features)
+        self.bias = checks.flag("bias", bias)
+        super().__init__(I, O, {"weight": (O, I)} | ({"bias": (O,)} if self.bias else {}), init, dtype, seed)
+
+    def forward(self, x: npt.ArrayLike) -> np.ndarray:
+        """Return y (N, T, O) for x (N, T, I)."""
+        return self.run_forward(x, None, None, True).read_logits()
+
+    def backward(self, dy: npt.ArrayLike) -> np.ndarray | None:
+        """Return dx (N, T, I) for dy (N, T, O); parameter gradients are added to `grads`."""
+        return self.run_backward(dy, None).read_input_grad()
+
+    def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
+        """Append the layer's stage to a plan and return its output."""
+        y = plan.variable((x.value.shape[0], self.out_features))
+        weights = plan.weights(self, list(self.params))
+        plan.stages.append(kernels.active.Linear(plan.rows, x, y, weights, last=last))
+        return y
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a layer again, without its parameters."""
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.bias,
+            "dtype": self.dtype.name,
+        }
+
+
+class Embedding(Layer):
+    """A vector for each token.
+
+    Parameters
+    ----------
+    num_embeddings : int
+        V; ids are 0 ... V - 1.
+    embedding_dim : int
+        E.
+    init, dtype, seed
+        As for `RNN`.
+
+    Attributes
+    ----------
+    params, grads : mapping of str to ndarray
+        weight (V, E).
+    """
+
+    inputs = ("tokens",)
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        init: initializers.Init = "default",
+        dtype: npt.DTypeLike = "float32",
+        seed: Seed = None,
+    ) -> None:
+        V = self.num_embeddings = checks.integer("num_embeddings", num_embeddings)
+        E = self.embedding_dim = checks.integer("embedding_dim", embedding_dim)
+        super().__init__(V, E, {"weight": (V, E)}, init, dtype, seed)
+
+    def forward(self, x: npt.ArrayLike) -> np.ndarray:
+        """Return y (N, T, E) for token ids x (N, T)."""
+        return self.run_forward(x, None, None, True).read_logits()
+
+    def backward(self, dy: npt.ArrayLike) -> None:
+        """Add the gradients for dy (N, T, E) to `grads`; ids have none."""
+        self.run_backward(dy, None)
+
+    def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
+        """Append the layer's stage to a plan and return its output."""
+        y = plan.variable((x.value.shape[0], self.embedding_dim))
+        plan.stages.append(kernels.active.Embedding(plan.rows, x, y, plan.weights(self, ["weight"])))
+        return y
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a layer again, without its parameters."""
+        return {
+            "num_embeddings": self.num_embeddings,
+            "embedding_dim": self.embedding_dim,
+            "dtype": self.dtype.name,
+        }

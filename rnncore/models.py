@@ -1,0 +1,495 @@
+"""Models: chains of layers with an output, and what is done with them besides training."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rnncore import checks, initializers
+from rnncore.layers import GRU, LSTM, RNN, Embedding, Layer, Linear, Network, Recurrent, Seed, State
+from rnncore.plan import Plan
+
+FORMAT = 1  # of saved files; a file of a later one is refused
+
+CELLS: dict[str, type[Recurrent]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
+LAYERS: dict[str, type[Layer]] = {layer.__name__: layer for layer in (RNN, LSTM, GRU, Linear, Embedding)}
+OUTPUTS = ("all", "last")
+OUTPUT_ACTIVATIONS = (None, "sigmoid", "softmax")
+
+
+class Sequential(Network):
+    """Any chain of layers.
+
+    Parameters
+    ----------
+    layers : sequence of Layer, or mapping of str to Layer
+        First to last; the keys of a mapping name the layers, otherwise "0", "1", ... do.
+    input : {"dense", "tokens"}, optional
+        Numbers (N, T, D) or token ids (N, T). If not given, tokens where the first layer is an `Embedding`.
+    output : {"all", "last"}
+        An output at every step, or one for each sequence, from each direction's final state in the last recurrent
+        layer (of a sequence without a step: its initial state).
+    output_activation : {None, "sigmoid", "softmax"}
+        Applied by `predict` and by losses on predictions.
+    seed : int or numpy.random.Generator, optional
+        For dropout.
+
+    Attributes
+    ----------
+    layers : dict of str to Layer
+    params, grads : dict of str to ndarray
+        Of all layers, as ``"name.param"``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the widths or dtypes of neighbours differ, or a layer stands where it cannot.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer] | Mapping[str, Layer],
+        *,
+        input: str | None = None,
+        output: str = "all",
+        output_activation: str | None = None,
+        seed: Seed = None,
+    ) -> None:
+        super().__init__(seed)
+        named = layers if isinstance(layers, Mapping) else {str(i): layer for i, layer in enumerate(layers)}
+        self.layers = dict(named)
+        _check_chain(self.layers)
+        first = self.chain[0]
+        self.input = first.inputs[0] if input is None else checks.choice("input", input, first.inputs)
+        self.output = checks.choice("output", output, OUTPUTS)
+        self.output_activation = checks.choice("output_activation", output_activation, OUTPUT_ACTIVATIONS)
+        if self.output == "last" and not any(layer.states for layer in self.chain):
+            raise ValueError("output='last' needs a recurrent layer")
+
+    @property
+    def chain(self) -> Sequence[Layer]:
+        """The layers, first to last."""
+        return tuple(self.layers.values())
+
+    def kind_of(self, x: np.ndarray) -> str:
+        """Return "tokens" or "dense": as what the model takes x."""
+        return self.input
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the parameters and of everything computed."""
+        return self.chain[0].dtype
+
+    @property
+    def params(self) -> dict[str, np.ndarray]:
+        """The parameters of all layers, to be written into."""
+        return {f"{name}.{key}": value for name, layer in self.layers.items() for key, value in layer.params.items()}
+
+    @property
+    def grads(self) -> dict[str, np.ndarray]:
+        """Their gradients."""
+        return {f"{name}.{key}": value for name, layer in self.layers.items() for key, value in layer.grads.items()}
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trainable numbers."""
+        return sum(layer.flat.value.size for layer in self.chain)
+
+    def forward(
+        self,
+        x: npt.ArrayLike,
+        state: State = None,
+        lengths: npt.ArrayLike | None = None,
+        training: bool = False,
+    ) -> tuple[np.ndarray, State]:
+        """Run the model over whole sequences, up to the output activation.
+
+        Parameters
+        ----------
+        x : array_like, (N, T, D) numbers or (N, T) token ids
+        state : optional
+            Initial state of the recurrent layer (see its `forward`), or with several a list of theirs; zero if not
+            given.
+        lengths : array_like of int, (N,), optional
+            Valid steps of each sequence, 0 ... T; all T if not given.
+        training : bool
+            Keep what `backward` needs, and drop out.
+
+        Returns
+        -------
+        logits : ndarray, (N, T, O), or (N, O) for output "last"
+            Zero at steps that a sequence does not have.
+        state : as given
+            After each sequence's last step.
+        """
+        plan = self.run_forward(x, state, lengths, training)
+        return plan.read_logits(), self.wrap_states(plan.read_states(plan.final))
+
+    def backward(self, dlogits: npt.ArrayLike | None, dstate: State = None) -> tuple[np.ndarray | None, State]:
+        """Backpropagate through the latest ``forward(..., training=True)``, adding to the layers' `grads`.
+
+        Parameters
+        ----------
+        dlogits : array_like, as logits, or None
+            Gradient of the loss with respect to the logits; None is zero.
+        dstate : as state, optional
+            Gradient with respect to the final state.
+
+        Returns
+        -------
+        dx : ndarray, (N, T, D)
+            None for token ids.
+        dstate : as state
+            Gradient with respect to the initial state.
+        """
+        plan = self.run_backward(dlogits, dstate)
+        return plan.read_input_grad(), self.wrap_states(plan.read_states(plan.initial, grad=True))
+
+    def predict(self, x: npt.ArrayLike, lengths: npt.ArrayLike | None = None) -> np.ndarray:
+        """Return the output after its activation, (N, T, O) or (N, O); arguments as for `forward`."""
+        return self.run_forward(x, None, lengths, False).read_prediction()
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """Return a `Stream`, which runs the model one time step a call."""
+        return Stream(self, batch_size)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return copies of all parameters by name."""
+        return {name: value.copy() for name, value in self.params.items()}
+
+    def load_state_dict(self, params: Mapping[str, npt.ArrayLike]) -> None:
+        """Write into all parameters.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a parameter is missing, unknown or of another shape, or holds no real numbers. Nothing has been changed
+            then.
+        """
+        own = self.params
+        found = checks.parameters({name: value.shape for name, value in own.items()}, params)
+        for name, value in found.items():
+            own[name][...] = value
+
+    def config(self) -> dict[str, Any]:
+        """Return all that makes the model but its parameters, in plain types."""
+        layers = {name: {"type": type(layer).__name__, **layer.config()} for name, layer in self.layers.items()}
+        return {
+            "layers": layers,
+            "input": self.input,
+            "output": self.output,
+            "output_activation": self.output_activation,
+        }
+
+    def summary(self) -> str:
+        """Return a table of the layers, their output widths and numbers of parameters."""
+        rows = [("layer", "type", "output", "parameters")]
+        for name, layer in self.layers.items():
+            shape = f"(N, T, {layer.out_features})"
+            rows.append((name, type(layer).__name__, shape, f"{layer.flat.value.size:,}"))
+        if self.output == "last":
+            after = max(i for i, layer in enumerate(self.chain) if layer.states)
+            for i in range(after + 1, len(rows)):
+                rows[i] = (*rows[i][:2], rows[i][2].replace("T, ", ""), rows[i][3])
+        rows.append(("", self.output_activation or "", "", f"{self.num_parameters:,}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join([*(cell.ljust(w) for cell, w in zip(row[:3], widths, strict=False)), row[3].rjust(widths[3])])
+            for row in rows
+        ]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a safetensors file, whole or not at all.
+
+        The configuration goes into the metadata, so that `load` needs nothing else.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; one that was there before is then unchanged.
+        """
+        from safetensors.numpy import save
+
+        params, config = self.state_dict(), self.config()
+        header = {"format": FORMAT, "checksum": _checksum(params, config), "model": config}
+        _write_atomically(Path(path), save(params, metadata={"rnncore": json.dumps(header)}))
+
+
+class SequenceModel(Sequential):
+    """The usual model: tokens or numbers, a recurrent stack, a linear head.
+
+    Parameters
+    ----------
+    input_size : int
+        D, or the size of the vocabulary.
+    hidden_size : int
+    output_size : int
+        O.
+    cell : {"lstm", "gru", "rnn"}
+    num_layers : int, default 1
+    input : {"dense", "tokens"}
+    embedding_size : int, optional
+        For tokens: learn a vector of this size for each. If not given, ids are one-hot vectors in effect: each picks
+        a column of the input weights.
+    output, output_activation
+        As for `Sequential`.
+    activation : str, default "tanh"
+        Of an Elman network; see `RNN`.
+    reset_after : bool, default True
+        Of a GRU; see `GRU`.
+    bias : bool or "single", default True
+        True: two in the recurrent layers, as PyTorch; "single": one; False: none. The head has one unless False.
+    bidirectional : bool, default False
+    dropout : float, default 0
+        Between recurrent layers.
+    init : str, callable or mapping of str to array_like, default "default"
+        See `rnncore.initializers`; or the parameters themselves, named as by `state_dict`.
+    dtype : {"float32", "float64"}
+    seed : int or numpy.random.Generator, default 0
+        For the parameters and then for dropout.
+
+    Attributes
+    ----------
+    layers : dict of str to Layer
+        "embedding" (if any), "rnn" and "head".
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument that makes no sense.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        cell: str = "lstm",
+        num_layers: int = 1,
+        *,
+        input: str = "dense",
+        embedding_size: int | None = None,
+        output: str = "all",
+        output_activation: str | None = None,
+        activation: str = "tanh",
+        reset_after: bool = True,
+        bias: bool | str = True,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        init: initializers.Init = "default",
+        dtype: npt.DTypeLike = "float32",
+        seed: Seed = 0,
+    ) -> None:
+        checks.choice("cell", cell, CELLS)
+        checks.choice("input", input, ("dense", "tokens"))
+        initializer = None if isinstance(init, Mapping) else initializers.get(init)
+        rng = np.random.default_rng(seed)
+        options: dict[str, Any] = {"init": "zeros", "dtype": dtype, "seed": rng}
+        layers: dict[str, Layer] = {}
+        width = checks.integer("input_size", input_size)
+        if embedding_size is not None:
+            if input != "tokens":
+                raise ValueError("embedding_size is for input='tokens'")
+            width = checks.integer("embedding_size", embedding_size)
+            layers["embedding"] = Embedding(input_size, width, **options)
+        own = {"rnn": {"activation": activation}, "gru": {"reset_after": reset_after}}.get(cell, {})
+        layers["rnn"] = CELLS[cell](
+            width,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            bidirectional=bidirectional,
+            dropout=dropout,
+            **own,
+            **options,
+        )
+        layers["head"] = Linear(
+            layers["rnn"].out_features, checks.integer("output_size", output_size), bias=bias is not False, **options
+        )
+        super().__init__(layers, input=input, output=output, output_activation=output_activation, seed=rng)
+        if initializer:
+            initializer(self.chain, rng)
+        else:
+            self.load_state_dict(init)
+
+
+class Stream:
+    """A model that runs one time step a call, on buffers made once; it keeps the weights it was made with.
+
+    Parameters
+    ----------
+    model : Sequential
+    batch_size : int
+        N sequences in step.
+
+    Raises
+    ------
+    ValueError
+        If the model is bidirectional: the reverse direction begins at the end, which a stream does not know.
+    """
+
+    def __init__(self, model: Sequential, batch_size: int = 1) -> None:
+        if any(isinstance(layer, Recurrent) and layer.bidirectional for layer in model.chain):
+            raise ValueError("a bidirectional model cannot be streamed: its reverse direction begins at the end")
+        N = checks.integer("batch_size", batch_size)
+        tokens = model.input == "tokens"
+        # on layers of its own: training the model further leaves the stream alone
+        chain = [layer.copy() for layer in model.chain]
+        plan = Plan(chain, N, 1, tokens=tokens, output=model.output, output_activation=model.output_activation)
+        self._model = model
+        self._plan = plan
+        self._stages = [*plan.stages, *([plan.activation] if plan.activation else [])]
+        self._carry = [
+            (initial.value, final.value)
+            for before, after in zip(plan.initial, plan.final, strict=True)
+            for initial, final in zip(before, after, strict=True)
+        ]
+        for stage in self._stages:
+            stage.pack()
+
+    def step(self, x_t: npt.ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
+        """Run one time step.
+
+        Parameters
+        ----------
+        x_t : array_like, (N, D) numbers or (N,) token ids
+        out : ndarray (N, O), optional
+            Where to put the result.
+
+        Returns
+        -------
+        y : ndarray, (N, O)
+            What `Sequential.predict` gives for this step: `out`, or a buffer that the next step overwrites.
+        """
+        plan = self._plan
+        x, y = plan.x.value, plan.prediction.value
+        tokens = x.ndim == 1
+        given = checks.integers("x_t", x_t, "token ids") if tokens else checks.dense("x_t", x_t)
+        checks.shape("x_t", given, x.shape)
+        if out is not None:
+            checks.shape("out", checks.array("out", out), y.shape)
+        np.copyto(x, given, casting="unsafe")  # one step of all sequences is packed as it is
+        wrong = checks.first_beyond(x, plan.vocabulary) if tokens else None
+        if wrong:
+            raise ValueError(f"x_t[{wrong[0]}] = {x[wrong]}, but the vocabulary has ids 0 ... {plan.vocabulary - 1}")
+        for stage in self._stages:
+            stage.forward()
+        for initial, final in self._carry:
+            np.copyto(initial, final)
+        if out is None:
+            return y
+        np.copyto(out, y)
+        return out
+
+    @property
+    def state(self) -> State:
+        """A copy of the state after the latest step; assign one, as of `Sequential.forward`, to go on from there."""
+        return self._model.wrap_states(self._plan.read_states(self._plan.initial))
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._plan.load_states(self._model.check_states("state", state, self._plan.rows.N))
+
+    def reset(self) -> None:
+        """Go back to the zero state."""
+        for initial, _ in self._carry:
+            initial.fill(0)
+
+
+def load(path: str | os.PathLike[str]) -> Sequential:
+    """Read a model that `Sequential.save` wrote. No code of the file is run.
+
+    Raises
+    ------
+    OSError
+        If there is no such file or it cannot be read.
+    ValueError
+        If it is damaged, or no model of this package, or written by a later version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with open(path, "rb"):
+        pass  # a file that is not there or not readable is an OSError that names it
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = _header(path, file.metadata())
+            params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no model file: {error}") from None
+    if header["checksum"] != _checksum(params, header["model"]):
+        raise ValueError(f"{path} is damaged: its content does not match its checksum")
+    config = header["model"]
+    layers = {}
+    for name, own in config.pop("layers").items():
+        layer = LAYERS[own.pop("type")]
+        init = {key.removeprefix(f"{name}."): value for key, value in params.items() if key.startswith(f"{name}.")}
+        layers[name] = layer(**own, init=init)
+    return Sequential(layers, **config)
+
+
+def _header(path: str | os.PathLike[str], metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return the configuration in a file's metadata, if this version can read it."""
+    if "rnncore" not in (metadata or {}):
+        raise ValueError(f"{path} is no model of rnncore: its metadata has no entry 'rnncore'")
+    try:
+        header = json.loads(metadata["rnncore"])
+        version = header["format"]
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{path} is damaged: its configuration cannot be read") from None
+    if version != FORMAT:
+        raise ValueError(f"{path} has format {version!r}, but this version of rnncore reads format {FORMAT}")
+    return header
+
+
+def _checksum(params: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> int:
+    """Return a number that changes with every bit of the parameters and of the configuration."""
+    checksum = zlib.crc32(json.dumps(config, sort_keys=True).encode())
+    for name in sorted(params):
+        checksum = zlib.crc32(params[name].tobytes(), zlib.crc32(name.encode(), checksum))
+    return checksum
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Write a file beside its place and move it there when it is whole."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _check_chain(layers: Mapping[str, Layer]) -> None:
+    """Raise unless each layer can follow the one before it."""
+    if not layers:
+        raise ValueError("layers must not be empty")
+    before: tuple[str, Layer] | None = None
+    for name, layer in layers.items():
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers[{name!r}] must be a layer, got {type(layer).__name__}")
+        if before:
+            previous, below = before
+            if "dense" not in layer.inputs:
+                raise ValueError(f"layers[{name!r}] takes token ids: it must be the first layer")
+            if layer.in_features != below.out_features:
+                raise ValueError(
+                    f"layers[{name!r}] takes {layer.in_features} features, "
+                    f"but layers[{previous!r}] gives {below.out_features}"
+                )
+            if layer.dtype != below.dtype:
+                raise ValueError(f"layers[{name!r}] has dtype {layer.dtype}, but layers[{previous!r}] {below.dtype}")
+        before = name, layer
+    if len(set(map(id, layers.values()))) < len(layers):
+        raise ValueError("layers holds the same layer twice: copy.deepcopy makes another one")

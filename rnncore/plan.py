@@ -1,0 +1,394 @@
+"""Layers laid out for a shape: a `Plan` binds every buffer once and then runs without allocating.
+
+A layer by itself, a model, a stream and a trainer all run the same plan. Data enters and leaves it in the caller's
+order, (N, T, ...); inside, the batch is packed (see `rnncore.rows`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from rnncore import checks, kernels, losses
+from rnncore.rows import Rows, Variable
+
+States = Sequence[Sequence[np.ndarray]]  # for each recurrent layer h, or h and c: (L * directions, N, H)
+
+
+class Stage(Protocol):
+    """A kernel with its arrays bound."""
+
+    def pack(self) -> None:
+        """Read the weights."""
+
+    def forward(self) -> None:
+        """Fill the outputs."""
+
+    def backward(self) -> None:
+        """Add to the gradients of the inputs."""
+
+    def accumulate(self) -> None:
+        """Add to the gradients of the weights."""
+
+
+class Layer(Protocol):
+    """What a plan asks of a layer."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the parameters and of everything computed."""
+
+    @property
+    def in_features(self) -> int:
+        """Width of the input, or size of the vocabulary."""
+
+    @property
+    def states(self) -> int:
+        """State arrays of a recurrent layer: 1 (h) or 2 (h, c); 0 for any other layer."""
+
+    @property
+    def params(self) -> Mapping[str, np.ndarray]:
+        """Parameters by name."""
+
+    @property
+    def grads(self) -> Mapping[str, np.ndarray]:
+        """Their gradients."""
+
+    def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
+        """Append the layer's stages to the plan and return their output."""
+
+
+class Plan:
+    """Buffers and stages of a chain of layers for N sequences of T steps.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+    N, T : int
+    tokens : bool
+        The input is token ids (N, T) rather than numbers (N, T, D).
+    output : {"all", "last"}
+        Outputs at every step, or from each direction's final state in the last recurrent layer.
+    output_activation : {None, "sigmoid", "softmax"}
+    training : bool
+        Keep what a backward pass needs, and have dropout.
+    input_grads : bool
+        Also find the gradients of x and of the initial state.
+    loss, reduction : str
+        With a loss, the plan ends in it; see `rnncore.losses`.
+
+    Attributes
+    ----------
+    rows : Rows
+        Layout of the packed batch; M valid steps.
+    x : Variable
+        Packed input, (N*T, D), or (N*T,) intp.
+    logits, prediction : Variable
+        Packed output before and after the output activation, (N*T, O), or (N, O) for "last".
+    target : ndarray or None
+        Packed target, (N*T, O) or (N*T,) intp; for "last" N rows.
+    initial, final : list of tuples of Variable
+        States of each recurrent layer, (L * directions, N, H), N in packed order.
+    stages : list of Stage
+        In forward order, without the activation unless the loss looks behind it.
+    activation : Stage or None
+        From logits to prediction.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        N: int,
+        T: int,
+        *,
+        tokens: bool,
+        output: str = "all",
+        output_activation: str | None = None,
+        training: bool = False,
+        input_grads: bool = False,
+        loss: str | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        self.rows = Rows(N, T)
+        self.dtype = layers[0].dtype
+        self.vocabulary = layers[0].in_features
+        self.last = output == "last"
+        self.training = training
+        self.input_grads = input_grads
+        self.stages: list[Stage] = []
+        self.initial: list[tuple[Variable, ...]] = []
+        self.final: list[tuple[Variable, ...]] = []
+        self.gradients: list[np.ndarray] = []  # of the data: zero before every backward pass
+        self._masks: list[tuple[np.ndarray, float]] = []
+        self._full = True  # no sequence is shorter than T
+        self._at_rest = True  # the initial state is zero
+        if tokens:
+            self.x = Variable(np.zeros(N * T, np.intp))
+        else:
+            self.x = self.variable((N * T, layers[0].in_features), grad=input_grads)
+
+        last_recurrent = max((i for i, layer in enumerate(layers) if layer.states), default=len(layers))
+        y = self.x
+        for i, layer in enumerate(layers):
+            y = layer.build(self, y, last=self.last and i >= last_recurrent)
+        self.logits = self.prediction = y
+
+        self.activation: Stage | None = None
+        if output_activation:
+            seen = loss in losses.ON_PREDICTION
+            self.prediction = self.variable(self.logits.value.shape, grad=seen)
+            self.activation = kernels.active.Activation(
+                self.rows, self.logits, self.prediction, kind=output_activation, last=self.last
+            )
+            if seen:
+                self.stages.append(self.activation)
+        self.loss = loss
+        if loss:
+            R, O = self.logits.value.shape
+            self.target = np.zeros(R, np.intp) if loss == "cross_entropy" else np.zeros((R, O), self.dtype)
+            self.loss_stage = kernels.active.Loss(
+                self.rows,
+                self.prediction if loss in losses.ON_PREDICTION else self.logits,
+                self.target,
+                kind=loss,
+                reduction=reduction,
+                last=self.last,
+            )
+            self.stages.append(self.loss_stage)
+
+    # what layers build from
+
+    def variable(self, shape: tuple[int, ...], grad: bool = True) -> Variable:
+        """Return a buffer, with a gradient that every backward pass begins from zero if the plan is for training."""
+        gradient = None
+        if grad and self.training:
+            gradient = np.zeros(shape, self.dtype)
+            self.gradients.append(gradient)
+        return Variable(np.zeros(shape, self.dtype), gradient)
+
+    def weights(self, layer: Layer, names: Sequence[str]) -> tuple[Variable, ...]:
+        """Return parameters of a layer, with their gradients if the plan is for training."""
+        return tuple(Variable(layer.params[name], layer.grads[name] if self.training else None) for name in names)
+
+    def state(self, count: int, depth: int, H: int) -> tuple[tuple[Variable, ...], tuple[Variable, ...]]:
+        """Return initial and final state of a recurrent layer: `count` variables (depth, N, H) each."""
+        shape = (depth, self.rows.N, H)
+        self.initial.append(tuple(self.variable(shape, grad=self.input_grads) for _ in range(count)))
+        self.final.append(tuple(self.variable(shape) for _ in range(count)))
+        return self.initial[-1], self.final[-1]
+
+    def mask(self, H: int, rate: float) -> np.ndarray:
+        """Return the mask of a dropout stage, which `draw` fills."""
+        mask = np.ones((self.rows.N * self.rows.T, H), self.dtype)
+        self._masks.append((mask, rate))
+        return mask
+
+    # the batch in
+
+    def load(self, x: np.ndarray, lengths: np.ndarray | None = None, states: States | None = None) -> None:
+        """Take a batch in: x (N, T, D) or (N, T), whose values alone are left to check.
+
+        Raises
+        ------
+        ValueError
+            If a token id is outside the vocabulary.
+        """
+        if lengths is not None or not self._full:
+            self.rows.arrange(lengths)
+            self._full = lengths is None
+        self.rows.gather(x, self.x.value)
+        if self.x.value.ndim == 1:
+            wrong = checks.first_beyond(self.x.value[: self.rows.M], self.vocabulary)
+            if wrong:
+                expected = f"the vocabulary has ids 0 ... {self.vocabulary - 1}"
+                raise ValueError(f"x{self._place(wrong)} = {self.x.value[wrong]}, but {expected}")
+        self.load_states(states)
+
+    def load_states(self, states: States | None) -> None:
+        """Take the initial states in, which are zero if None."""
+        if states is None and self._at_rest:
+            return
+        for i, layer in enumerate(self.initial):
+            for k, variable in enumerate(layer):
+                if states is None:
+                    variable.value.fill(0)
+                else:
+                    array = np.asarray(states[i][k])
+                    variable.value[...] = array if self._full else array[:, self.rows.order]
+        self._at_rest = states is None
+
+    def require_finite(self) -> None:
+        """Raise ValueError if a valid step of the input holds NaN or infinity."""
+        if self.x.value.ndim == 2:
+            wrong = checks.first_not_finite(self.x.value[: self.rows.M])
+            if wrong:
+                raise ValueError(f"x{self._place(wrong)} = {self.x.value[wrong]}, expected a finite number")
+
+    def load_target(self, y: np.ndarray) -> None:
+        """Take the target of the batch in, whose values alone are left to check.
+
+        Raises
+        ------
+        ValueError
+            If the batch has no valid element, or the loss cannot take one of the target's.
+        """
+        if self.last:
+            np.copyto(self.target, y if self._full else y[self.rows.order], casting="unsafe")
+        else:
+            self.rows.gather(y, self.target)
+        R = self.rows.N if self.last else self.rows.M
+        if R == 0:
+            raise ValueError("x has no valid step: there is nothing to learn from")
+        wrong = losses.outside(self.loss, self.target[:R], self.logits.value.shape[1])
+        if wrong:
+            expected = losses.expected(self.loss, self.logits.value.shape[1])
+            raise ValueError(f"y{self._place(wrong, self.last)} = {self.target[wrong]}, expected {expected}")
+
+    def draw(self, rng: np.random.Generator) -> None:
+        """Draw the masks of all dropout stages."""
+        for mask, rate in self._masks:
+            kept = rng.random((self.rows.M, mask.shape[1]), self.dtype) >= rate
+            np.multiply(kept, 1 / (1 - rate), out=mask[: self.rows.M], casting="same_kind")
+
+    def load_gradients(self, dy: np.ndarray | None, dstates: States | None) -> None:
+        """Zero all gradients of the data but those that arrive at the output and at the final states."""
+        self.zero_grad()
+        if dy is not None:
+            if self.last:
+                self.logits.grad[...] = dy[self.rows.order]
+            else:
+                self.rows.gather(dy, self.logits.grad)
+        if dstates is not None:  # behind "last" the final state may be the output as well
+            for layer, arriving in zip(self.final, dstates, strict=True):
+                for variable, gradient in zip(layer, arriving, strict=True):
+                    variable.grad[...] += gradient[:, self.rows.order]
+
+    # the passes
+
+    def pack(self) -> None:
+        """Read the weights: before a forward pass, if they may have changed."""
+        for stage in self.stages:
+            stage.pack()
+
+    def forward(self) -> None:
+        """Run all stages."""
+        for stage in self.stages:
+            stage.forward()
+
+    def zero_grad(self) -> None:
+        """Zero the gradients of the data."""
+        for gradient in self.gradients:
+            gradient.fill(0)
+
+    def backward(self) -> None:
+        """Find the gradients of the data, and add to those of the weights."""
+        for stage in reversed(self.stages):
+            stage.backward()
+        for stage in self.stages:
+            stage.accumulate()
+
+    # results out, as copies in the caller's order
+
+    def read_logits(self) -> np.ndarray:
+        """Return the output before the activation, (N, T, O) or (N, O)."""
+        return self._read(self.logits.value)
+
+    def read_prediction(self) -> np.ndarray:
+        """Return the output after the activation, (N, T, O) or (N, O); zero where a sequence has no step."""
+        if self.activation:
+            self.activation.forward()
+        return self._read(self.prediction.value)
+
+    def read_loss(self) -> float:
+        """Return the loss of the latest forward pass."""
+        return float(self.loss_stage.value[0])
+
+    @property
+    def count(self) -> int:
+        """Number of elements, or rows for "cross_entropy", that the loss is over."""
+        rows = self.rows.N if self.last else self.rows.M
+        return rows if self.target.ndim == 1 else rows * self.target.shape[1]
+
+    def read_input_grad(self) -> np.ndarray | None:
+        """Return the gradient of x, (N, T, D); None for token ids."""
+        return None if self.x.grad is None else self._scatter(self.x.grad)
+
+    def read_states(self, states: Sequence[Sequence[Variable]], grad: bool = False) -> list[tuple[np.ndarray, ...]]:
+        """Return `initial` or `final`, or their gradients: (L * directions, N, H) each."""
+        return [tuple(self._unsort(v.grad if grad else v.value, axis=1) for v in layer) for layer in states]
+
+    def _read(self, value: np.ndarray) -> np.ndarray:
+        return self._unsort(value, axis=0) if self.last else self._scatter(value)
+
+    def _scatter(self, packed: np.ndarray) -> np.ndarray:
+        out = np.empty((self.rows.N, self.rows.T, *packed.shape[1:]), packed.dtype)
+        self.rows.scatter(packed, out)
+        return out
+
+    def _unsort(self, value: np.ndarray, axis: int) -> np.ndarray:
+        if self._full:
+            return value.copy()
+        out = np.empty_like(value)
+        np.moveaxis(out, axis, 0)[self.rows.order] = np.moveaxis(value, axis, 0)
+        return out
+
+    def _place(self, index: tuple[int, ...], last: bool = False) -> str:
+        """Return where an element of the packed batch stands in the caller's, as it is written."""
+        row, *rest = index
+        if last:
+            place = [self.rows.order[row]]
+        else:
+            t = int(np.searchsorted(self.rows.offsets, row, side="right")) - 1
+            place = [self.rows.order[row - self.rows.offsets[t]], t]
+        return f"[{', '.join(map(str, [*place, *rest]))}]"
+
+
+class Join:
+    """A stage that lays arrays (N, H) side by side: the final states of both directions as one output.
+
+    Parameters
+    ----------
+    parts : sequence of Variable
+        (N, H) each.
+    y : Variable
+        (N, number of parts * H).
+    """
+
+    def __init__(self, parts: Sequence[Variable], y: Variable) -> None:
+        values = np.split(y.value, len(parts), axis=1)
+        grads = [None] * len(parts) if y.grad is None else np.split(y.grad, len(parts), axis=1)
+        self._pairs = [(part, Variable(*column)) for part, column in zip(parts, zip(values, grads))]
+
+    def pack(self) -> None:
+        """Do nothing: no weights."""
+
+    def forward(self) -> None:
+        """Fill the output."""
+        for part, column in self._pairs:
+            column.value[...] = part.value
+
+    def backward(self) -> None:
+        """Add to the gradients of the parts."""
+        for part, column in self._pairs:
+            part.grad[...] += column.grad
+
+    def accumulate(self) -> None:
+        """Do nothing: no weights."""
+
+
+class Plans:
+    """The latest few plans of a model: shapes that come again find theirs laid out."""
+
+    def __init__(self, size: int = 8) -> None:
+        self._size = size
+        self._plans: dict[Hashable, Plan] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Plan]) -> Plan:
+        """Return the plan of that key, made now if it is new."""
+        plan = self._plans.pop(key, None) or make()
+        self._plans[key] = plan  # the latest stands last
+        if len(self._plans) > self._size:
+            del self._plans[next(iter(self._plans))]
+        return plan
