@@ -1,0 +1,171 @@
+"""Matrix products with packed weights.
+
+The right operand is packed into panels: NR columns wide, k after k, so that a tile of ROWS x NR
+sums lives in registers while k runs. Tile sizes are constants of the instruction-set level.
+Every element of a result is one chain of multiply-adds over k in rising order, continued from
+what the result held before, whatever the tile: so a row gives the same bits in any batch.
+
+    panels   [panel][k][column], NR columns each; the last one is as wide as the whole vectors
+             that its columns need, padded with zeros
+"""
+
+from cpython.pycapsule cimport PyCapsule_GetPointer
+
+from _math cimport real
+
+cdef extern from *:
+    """
+    #if defined(__AVX512F__)
+    enum { RNN_BYTES = 64, RNN_ROWS = 8, RNN_VECTORS = 2 };     /* 16 sums + 2 in 32 registers */
+    #elif defined(__AVX2__)
+    enum { RNN_BYTES = 32, RNN_ROWS = 4, RNN_VECTORS = 3 };     /* 12 sums + 3 + 1 in 16 registers */
+    #else
+    enum { RNN_BYTES = 16, RNN_ROWS = 4, RNN_VECTORS = 2 };
+    #endif
+    #include <string.h>
+    """
+    enum:
+        ROWS "RNN_ROWS"
+        VECTORS "RNN_VECTORS"
+        FLOATS "(RNN_BYTES / 4)"
+        DOUBLES "(RNN_BYTES / 8)"
+    void copy_bytes "memcpy"(void* to, const void* source, size_t size) noexcept nogil
+    void fill_bytes "memset"(void* to, int value, size_t size) noexcept nogil
+
+
+cdef enum:
+    BLOCK = 256      # steps of k in a block of a weight gradient: its panels stay in the cache
+    COLUMNS = 512    # columns of such a block
+
+
+cdef inline Py_ssize_t lanes(real* kind) noexcept nogil:
+    """Numbers in a vector register."""
+    if real is float:
+        return FLOATS
+    else:
+        return DOUBLES
+
+
+cdef inline Py_ssize_t panel_width(real* kind) noexcept nogil:
+    return VECTORS * lanes(kind)
+
+
+cdef inline Py_ssize_t pieces(Py_ssize_t size, Py_ssize_t width) noexcept nogil:
+    """How many pieces of `width` cover `size`."""
+    return (size + width - 1) // width
+
+
+cdef inline Py_ssize_t padded(Py_ssize_t size, real* kind) noexcept nogil:
+    """`size` rounded up to whole vectors."""
+    cdef Py_ssize_t width = lanes(kind)
+    return pieces(size, width) * width
+
+
+cdef inline Py_ssize_t panels_size(Py_ssize_t K, Py_ssize_t N, real* kind) noexcept nogil:
+    return K * padded(N, kind)
+
+
+cdef inline Py_ssize_t scratch_size(Py_ssize_t N, real* kind) noexcept nogil:
+    """Numbers that one thread needs for its blocks of a and b."""
+    return BLOCK * (ROWS + padded(min(N, <Py_ssize_t>COLUMNS), kind))
+
+
+# ---------------------------------------------------------------------------------------------
+# Each level compiles its products once, in a module of its own; the others of the level call them
+# through this table, which travels in a capsule.
+
+cdef struct Gemm:
+    void (*product_f)(
+        Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
+        const float* a, Py_ssize_t a_row, const float* panels, float* c, Py_ssize_t c_row) noexcept nogil
+    void (*product_d)(
+        Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
+        const double* a, Py_ssize_t a_row, const double* panels, double* c, Py_ssize_t c_row) noexcept nogil
+    void (*outer_product_f)(
+        Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
+        const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
+        float* c, float* scratch, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
+    void (*outer_product_d)(
+        Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
+        const double* a, Py_ssize_t a_row, const double* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
+        double* c, double* scratch, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
+
+
+cdef inline const Gemm* gemm_of(object module_name) except NULL:
+    """The products of the level that a kernel module is built for: rnncore._lstm_v4 -> rnncore._gemm_v4."""
+    from importlib import import_module
+    level = module_name.rpartition("_")[2]
+    return <const Gemm*>PyCapsule_GetPointer(import_module(f"rnncore._gemm_{level}").capsule, "rnncore.Gemm")
+
+
+cdef inline void product(
+    const Gemm* gemm, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
+    const real* a, Py_ssize_t a_row, const real* panels, real* c, Py_ssize_t c_row,
+) noexcept nogil:
+    """c (M, N) += a (M, K) @ panels (K, N)."""
+    if real is float:
+        gemm.product_f(M, N, K, a, a_row, panels, c, c_row)
+    else:
+        gemm.product_d(M, N, K, a, a_row, panels, c, c_row)
+
+
+cdef inline void outer_product(
+    const Gemm* gemm, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
+    const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
+    real* c, real* scratch, Py_ssize_t part, Py_ssize_t parts,
+) noexcept nogil:
+    """c (groups * size, N) += a (K, groups * stride).T @ b (K, N).
+
+    Row k of b is row b_rows[k] where that is given. Runs part `part` of `parts`: some tiles of
+    every group, over all k. `scratch` holds scratch_size(N) numbers.
+    """
+    if real is float:
+        gemm.outer_product_f(K, groups, size, stride, N, a, a_row, b, b_row, b_rows, c, scratch, part, parts)
+    else:
+        gemm.outer_product_d(K, groups, size, stride, N, a, a_row, b, b_row, b_rows, c, scratch, part, parts)
+
+
+# ---------------------------------------------------------------------------------------------
+# Packing. A recurrent layer's gates lie padded to whole vectors: `groups` gates of `size` units,
+# each in `stride` columns. The padding of a panel is zeroed once, when its buffer is made.
+
+cdef inline Py_ssize_t panel_place(Py_ssize_t j, Py_ssize_t K, Py_ssize_t N, Py_ssize_t* step, real* kind) noexcept nogil:
+    """Where column j begins in its panel, and how far its next k is."""
+    cdef Py_ssize_t width = panel_width(kind)
+    cdef Py_ssize_t begin = j // width * width
+    step[0] = min(width, padded(N - begin, kind))
+    return begin * K + (j - begin)
+
+
+cdef inline void pack_transposed(
+    real* panels, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t K,
+) noexcept nogil:
+    """Panels (K, groups * stride) of w.T, for w (groups * size, K)."""
+    cdef Py_ssize_t g, u, k, step
+    cdef const real* source
+    cdef real* column
+    for g in range(groups):
+        for u in range(size):
+            source = w + (g * size + u) * w_row
+            column = panels + panel_place(g * stride + u, K, groups * stride, &step, panels)
+            for k in range(K):
+                column[k * step] = source[k]
+
+
+cdef inline void pack(
+    real* panels, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
+) noexcept nogil:
+    """Panels (groups * stride, N) of w (groups * size, N): rows of padding stay zero."""
+    cdef Py_ssize_t width = panel_width(panels)
+    cdef Py_ssize_t K = groups * stride
+    cdef Py_ssize_t g, u, p, j, step, columns
+    cdef const real* source
+    cdef real* place
+    for p in range(pieces(N, width)):
+        j = p * width
+        columns = min(width, N - j)
+        place = panels + panel_place(j, K, N, &step, panels)
+        for g in range(groups):
+            for u in range(size):
+                source = w + (g * size + u) * w_row + j
+                copy_bytes(place + (g * stride + u) * step, source, columns * sizeof(real))

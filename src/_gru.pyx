@@ -1,0 +1,212 @@
+"""Gated recurrent unit (Cho et al. 2014), in both its forms.
+
+    r, u = sigmoid(z_r, z_u)            z = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh for r and u (PyTorch's z)
+    n = tanh(W_in x_t + b_in + r (W_hn h_{t-1} + b_hn))    reset after the product: PyTorch, cuDNN, Keras
+    n = tanh(W_in x_t + b_in + W_hn (r h_{t-1}) + b_hn)    reset before it: the paper
+    h_t = (1 - u) n + u h_{t-1}
+"""
+
+from _gemm cimport copy_bytes, fill_bytes, product
+from _math cimport hyperbolic_tangent, real, sigmoid
+from _plan cimport OverRows, OverTiles, stage_capsule
+from _sequence cimport (
+    Sequence, Step, add_initial_gradient, add_output_gradient, bias_gradient, bind, hidden_product,
+    hidden_weight_gradients, input_gradient, input_product, input_weight_gradients, load_final_gradient,
+    load_initial, numbers, pack_hidden, pack_input, panels, row_before, store_final, store_output, walk,
+)
+
+from rnncore._stage import Stage
+
+
+cdef inline void reset_forward(
+    Py_ssize_t H, bint after, real* restrict z, const real* restrict h_before, real* restrict kept,
+) noexcept nogil:
+    """z (3, H): z_r becomes r. After: z_n += r kept, where kept = W_hn h + b_hn. Before: kept = r h."""
+    cdef real* restrict z_r = z
+    cdef real* restrict z_n = z + 2 * H
+    cdef Py_ssize_t j
+    if after:
+        for j in range(H):
+            z_r[j] = sigmoid(z_r[j])
+            z_n[j] += z_r[j] * kept[j]
+    else:
+        for j in range(H):
+            z_r[j] = sigmoid(z_r[j])
+            kept[j] = z_r[j] * h_before[j]
+
+
+cdef inline void reset_backward(
+    Py_ssize_t H, bint after, real* restrict z, const real* restrict h_before, real* restrict kept,
+    real* restrict dh, const real* restrict d_reset,
+) noexcept nogil:
+    """z_r, the gate r, becomes its dz. After: kept becomes its own gradient. Before: d_reset is that of r h."""
+    cdef real* restrict z_r = z
+    cdef real* restrict dz_n = z + 2 * H
+    cdef Py_ssize_t j
+    cdef real r, dr
+    if after:
+        for j in range(H):
+            r = z_r[j]
+            dr = dz_n[j] * kept[j]
+            kept[j] = dz_n[j] * r
+            z_r[j] = dr * (r * (<real>1 - r))
+    else:
+        for j in range(H):
+            r = z_r[j]
+            dr = d_reset[j] * h_before[j]
+            dh[j] += d_reset[j] * r
+            z_r[j] = dr * (r * (<real>1 - r))
+
+
+cdef inline void update_forward(
+    Py_ssize_t H, real* restrict z, const real* restrict h_before, real* restrict h,
+) noexcept nogil:
+    """z_u and z_n become u and n."""
+    cdef real* restrict z_u = z + H
+    cdef real* restrict z_n = z + 2 * H
+    cdef Py_ssize_t j
+    cdef real u, n
+    for j in range(H):
+        u = sigmoid(z_u[j])
+        n = hyperbolic_tangent(z_n[j])
+        h[j] = n + u * (h_before[j] - n)
+        z_u[j] = u
+        z_n[j] = n
+
+
+cdef inline void update_backward(
+    Py_ssize_t H, real* restrict z, const real* restrict h_before, real* restrict dh,
+) noexcept nogil:
+    """u and n become their dz; dh becomes what goes straight on to h_before."""
+    cdef real* restrict z_u = z + H
+    cdef real* restrict z_n = z + 2 * H
+    cdef Py_ssize_t j
+    cdef real u, n
+    for j in range(H):
+        u = z_u[j]
+        n = z_n[j]
+        z_u[j] = dh[j] * (h_before[j] - n) * (u * (<real>1 - u))
+        z_n[j] = dh[j] * (<real>1 - u) * (<real>1 - n * n)
+        dh[j] = dh[j] * u
+
+
+cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef real* h = <real*>s.h
+    cdef real* kept = <real*>s.kept
+    cdef real* h_before
+    cdef Py_ssize_t i, n, m
+    cdef Step step
+    load_initial(s, &s.states[0], h, first, last)
+    input_product(s, gates, first, last)
+    for i in range(s.rows.T):
+        step = walk(s, i, first, last)
+        hidden_product(s, step, h, <real*>s.hidden_panels, s.joint, gates + step.row * s.width, s.width)
+        if s.reset_after:
+            for m in range(step.row + step.low, step.row + step.high):
+                copy_bytes(kept + m * s.stride, s.bias_n, s.stride * sizeof(real))
+            hidden_product(s, step, h, <real*>s.hidden_n_panels, s.stride, kept + step.row * s.stride, s.stride)
+        for n in range(step.low, step.high):
+            m = step.row + n
+            s.previous[m] = row_before(&step, n)
+            reset_forward(s.stride, s.reset_after, gates + m * s.width, h + s.previous[m] * s.stride,
+                          kept + m * s.stride)
+        if not s.reset_after:
+            m = step.row + step.low
+            product(s.gemm, step.high - step.low, s.stride, s.H, kept + m * s.stride, s.stride,
+                    <real*>s.hidden_n_panels, gates + m * s.width + s.joint, s.width)
+        for n in range(step.low, step.high):
+            m = step.row + n
+            h_before = h + s.previous[m] * s.stride
+            update_forward(s.stride, gates + m * s.width, h_before, h + (s.rows.N + m) * s.stride)
+            store_output(s, h + (s.rows.N + m) * s.stride, m)
+    store_final(s, &s.states[0], h, first, last)
+
+
+cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef const real* h = <const real*>s.h
+    cdef real* kept = <real*>s.kept
+    cdef real* dh = <real*>s.dh
+    cdef real* d_reset = <real*>s.dc
+    cdef Py_ssize_t i, n, m, count
+    cdef Step step
+    load_final_gradient(s, &s.states[0], dh, first, last)
+    for i in range(s.rows.T - 1, -1, -1):
+        step = walk(s, i, first, last)
+        count = step.high - step.low
+        for n in range(step.low, step.high):
+            m = step.row + n
+            add_output_gradient(s, dh + n * s.stride, m)
+            update_backward(s.stride, gates + m * s.width, h + s.previous[m] * s.stride, dh + n * s.stride)
+        m = step.row + step.low
+        if not s.reset_after:
+            fill_bytes(d_reset + step.low * s.stride, 0, count * s.stride * sizeof(real))
+            product(s.gemm, count, s.H, s.stride, gates + m * s.width + s.joint, s.width,
+                    <real*>s.hidden_n_back_panels, d_reset + step.low * s.stride, s.stride)
+        for n in range(step.low, step.high):
+            reset_backward(s.stride, s.reset_after, gates + (step.row + n) * s.width,
+                           h + s.previous[step.row + n] * s.stride, kept + (step.row + n) * s.stride,
+                           dh + n * s.stride, d_reset + n * s.stride)
+        if s.reset_after:
+            product(s.gemm, count, s.H, s.stride, kept + m * s.stride, s.stride,
+                    <real*>s.hidden_n_back_panels, dh + step.low * s.stride, s.stride)
+        product(s.gemm, count, s.H, s.joint, gates + m * s.width, s.width,
+                <real*>s.hidden_back_panels, dh + step.low * s.stride, s.stride)
+    add_initial_gradient(s, &s.states[0], dh, first, last)
+    input_gradient(s, gates, first, last)
+
+
+cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    cdef real* kept = <real*>s.kept
+    cdef real* dz_n = dz + s.joint
+    cdef real* dw = <real*>s.d_weight_hh
+    cdef real* sums = <real*>s.sums
+    input_weight_gradients(s, dz, part, parts)
+    hidden_weight_gradients(s, dz, s.width, 2, <real*>s.h, s.previous, dw, part, parts)
+    dw += 2 * s.H * s.H
+    if s.reset_after:
+        hidden_weight_gradients(s, kept, s.stride, 1, <real*>s.h, s.previous, dw, part, parts)
+    else:
+        hidden_weight_gradients(s, dz_n, s.width, 1, kept, NULL, dw, part, parts)
+    if s.bias_ih is not NULL:
+        bias_gradient(s, dz, s.width, 3, <real*>s.d_bias_ih, sums, part, parts)
+    if s.bias_hh is not NULL:
+        bias_gradient(s, dz, s.width, 2, <real*>s.d_bias_hh, sums, part, parts)
+        if s.reset_after:
+            bias_gradient(s, kept, s.stride, 1, <real*>s.d_bias_hh + 2 * s.H, sums, part, parts)
+        else:
+            bias_gradient(s, dz_n, s.width, 1, <real*>s.d_bias_hh + 2 * s.H, sums, part, parts)
+
+
+cdef void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    cdef const real* w = <const real*>s.weight_hh
+    if part > 0:
+        return
+    pack_input(s, <real*>s.bias)
+    pack_hidden(s, w, 2, <real*>s.hidden_panels, <real*>s.hidden_back_panels)
+    pack_hidden(s, w + 2 * s.H * s.H, 1, <real*>s.hidden_n_panels, <real*>s.hidden_n_back_panels)
+
+
+class GRU(Stage):
+    def __init__(self, rows, x, y, weights, initial, final, *, reset_after=True, reverse=False):
+        cdef list keep = []
+        cdef Sequence* s = bind(keep, __name__, rows, x, y, weights, initial, final, 3, 2, reverse, 1, False)
+        cdef Py_ssize_t N = s.rows.N
+        s.reset_after = reset_after
+        numbers(keep, s, N * s.rows.T * s.stride, &s.kept)
+        panels(keep, s, s.H, s.stride, &s.hidden_n_panels)
+        if reset_after:
+            numbers(keep, s, s.stride, &s.bias_n)
+        if s.training:
+            numbers(keep, s, N * s.stride, &s.dc)
+            panels(keep, s, s.stride, s.H, &s.hidden_n_back_panels)
+        if s.single:
+            s.stage.pack = <OverTiles>pack_weights[float]
+            s.stage.forward = <OverRows>sequence_forward[float]
+            s.stage.backward = <OverRows>sequence_backward[float]
+            s.stage.accumulate = <OverTiles>weight_gradients[float]
+        else:
+            s.stage.pack = <OverTiles>pack_weights[double]
+            s.stage.forward = <OverRows>sequence_forward[double]
+            s.stage.backward = <OverRows>sequence_backward[double]
+            s.stage.accumulate = <OverTiles>weight_gradients[double]
+        super().__init__(stage_capsule(&s.stage), keep)

@@ -1,0 +1,233 @@
+"""Stages without a memory: linear maps, embeddings, dropout."""
+
+from _gemm cimport (
+    Gemm, copy_bytes, fill_bytes, gemm_of, outer_product, pack, pack_transposed, panels_size, product, scratch_size,
+)
+from _math cimport real
+from _plan cimport (
+    OverRows, OverTiles, Rows, Stage as CStage, add, address, buffer, max_threads, packed_rows, row_count, row_stride,
+    share, span, spans, stage_capsule,
+)
+
+from rnncore._stage import Stage
+
+cdef struct Dense:
+    CStage stage
+    const Gemm* gemm
+    Rows rows
+    bint last                    # R = N, one row for each sequence; else M
+    Py_ssize_t I, O              # width of x and of y
+    const void* x                # (R, I), or NULL where ids (R,) are given
+    const Py_ssize_t* ids
+    void* dx                     # NULL where nobody asks
+    void* y                      # (R, O)
+    const void* dy
+    Py_ssize_t x_row, dx_row, y_row, dy_row
+    const void* weight           # (O, I); an embedding's (V, O); dropout's mask (R, O)
+    const void* bias             # (O,) or NULL
+    void* d_weight
+    void* d_bias
+    void* panels                 # (I, O)  x -> y
+    void* back_panels            # (O, I)  dy -> dx
+    void* sums                   # (O,)    scratch of the bias gradient
+    void* scratch                # blocks of the weight gradient, one for each thread
+    Py_ssize_t scratch_size
+
+
+cdef void nothing_over_tiles(void* plan, void* numbers, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    pass
+
+
+cdef void nothing_over_rows(void* plan, void* numbers, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    pass
+
+
+cdef Dense* bind(list keep, object rows, object x, object y) except NULL:
+    """Allocate a Dense with its input and output; `keep` holds all arrays alive."""
+    cdef Dense* s
+    buffer(keep, sizeof(Dense), <void**>&s)
+    keep += [rows, x, y]
+    s.rows = packed_rows(rows)
+    s.O = y.value.shape[1]
+    s.x, s.x_row = address(x.value), row_stride(x.value)
+    s.dx, s.dx_row = address(x.grad), row_stride(x.grad)
+    s.y, s.y_row = address(y.value), row_stride(y.value)
+    s.dy, s.dy_row = address(y.grad), row_stride(y.grad)
+    s.stage.plan, s.stage.numbers, s.stage.N = s, s.y, s.rows.N
+    s.stage.pack, s.stage.accumulate = nothing_over_tiles, nothing_over_tiles
+    s.stage.forward, s.stage.backward = nothing_over_rows, nothing_over_rows
+    return s
+
+
+# ---------------------------------------------------------------------------------------------
+# y = x W^T + b
+
+cdef void linear_pack(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    if part > 0:
+        return
+    pack_transposed(<real*>s.panels, <const real*>s.weight, s.I, 1, s.O, s.O, s.I)
+    if s.dx is not NULL:
+        pack(<real*>s.back_panels, <const real*>s.weight, s.I, 1, s.O, s.O, s.I)
+
+
+cdef void linear_forward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t i, m, begin, count
+    for i in range(spans(&s.rows, s.last, first, last)):
+        count = span(&s.rows, s.last, i, first, last, &begin)
+        for m in range(begin, begin + count):
+            if s.bias is NULL:
+                fill_bytes(y + m * s.y_row, 0, s.O * sizeof(real))
+            else:
+                copy_bytes(y + m * s.y_row, s.bias, s.O * sizeof(real))
+        product(s.gemm, count, s.O, s.I, <const real*>s.x + begin * s.x_row, s.x_row, <const real*>s.panels,
+                y + begin * s.y_row, s.y_row)
+
+
+cdef void linear_backward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """dx += dy W"""
+    cdef Py_ssize_t i, begin, count
+    if s.dx is NULL:
+        return
+    for i in range(spans(&s.rows, s.last, first, last)):
+        count = span(&s.rows, s.last, i, first, last, &begin)
+        product(s.gemm, count, s.I, s.O, <const real*>s.dy + begin * s.dy_row, s.dy_row,
+                <const real*>s.back_panels, <real*>s.dx + begin * s.dx_row, s.dx_row)
+
+
+cdef void linear_accumulate(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """dW += dy^T x; db += the sum of dy"""
+    cdef Py_ssize_t R = row_count(&s.rows, s.last)
+    cdef Py_ssize_t low = share(s.O, part, parts)
+    cdef Py_ssize_t high = share(s.O, part + 1, parts)
+    cdef const real* dy = <const real*>s.dy
+    cdef real* sums = <real*>s.sums
+    cdef Py_ssize_t m
+    outer_product(s.gemm, R, 1, s.O, s.O, s.I, dy, s.dy_row, <const real*>s.x, s.x_row, NULL, <real*>s.d_weight,
+                  <real*>s.scratch + part * s.scratch_size, part, parts)
+    if s.bias is NULL:
+        return
+    fill_bytes(sums + low, 0, (high - low) * sizeof(real))
+    for m in range(R):
+        add(sums + low, dy + m * s.dy_row + low, high - low)
+    add(<real*>s.d_bias + low, sums + low, high - low)
+
+
+class Linear(Stage):
+    def __init__(self, rows, x, y, weights, *, last=False):
+        cdef list keep = [weights]
+        cdef Dense* s = bind(keep, rows, x, y)
+        cdef bint single = y.value.itemsize == sizeof(float)
+        cdef Py_ssize_t size = sizeof(float) if single else sizeof(double)
+        weight, *biases = weights
+        s.last = last
+        s.gemm = gemm_of(__name__)
+        s.I = weight.value.shape[1]
+        s.weight, s.d_weight = address(weight.value), address(weight.grad)
+        if biases:
+            s.bias, s.d_bias = address(biases[0].value), address(biases[0].grad)
+        s.scratch_size = scratch_size(s.I, <float*>NULL) if single else scratch_size(s.I, <double*>NULL)
+        buffer(keep, size * (
+            panels_size(s.I, s.O, <float*>NULL) if single else panels_size(s.I, s.O, <double*>NULL)), &s.panels)
+        buffer(keep, size * (
+            panels_size(s.O, s.I, <float*>NULL) if single else panels_size(s.O, s.I, <double*>NULL)), &s.back_panels)
+        if s.d_weight is not NULL:
+            buffer(keep, size * s.O, &s.sums)
+            buffer(keep, size * s.scratch_size * max_threads(), &s.scratch)
+        if single:
+            s.stage.pack = <OverTiles>linear_pack[float]
+            s.stage.forward = <OverRows>linear_forward[float]
+            s.stage.backward = <OverRows>linear_backward[float]
+            s.stage.accumulate = <OverTiles>linear_accumulate[float]
+        else:
+            s.stage.pack = <OverTiles>linear_pack[double]
+            s.stage.forward = <OverRows>linear_forward[double]
+            s.stage.backward = <OverRows>linear_backward[double]
+            s.stage.accumulate = <OverTiles>linear_accumulate[double]
+        super().__init__(stage_capsule(&s.stage), keep)
+
+
+# ---------------------------------------------------------------------------------------------
+# y = W[ids]
+
+cdef void embedding_forward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t i, m, begin, count
+    for i in range(spans(&s.rows, s.last, first, last)):
+        count = span(&s.rows, s.last, i, first, last, &begin)
+        for m in range(begin, begin + count):
+            copy_bytes(y + m * s.y_row, <const real*>s.weight + s.ids[m] * s.O, s.O * sizeof(real))
+
+
+cdef void embedding_accumulate(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    cdef Py_ssize_t low = share(s.O, part, parts)
+    cdef Py_ssize_t high = share(s.O, part + 1, parts)
+    cdef Py_ssize_t m
+    for m in range(row_count(&s.rows, s.last)):
+        add(<real*>s.d_weight + s.ids[m] * s.O + low, <const real*>s.dy + m * s.dy_row + low, high - low)
+
+
+class Embedding(Stage):
+    def __init__(self, rows, ids, y, weights):
+        cdef list keep = [weights]
+        cdef Dense* s = bind(keep, rows, ids, y)
+        (weight,) = weights
+        s.ids = <const Py_ssize_t*>s.x
+        s.weight, s.d_weight = address(weight.value), address(weight.grad)
+        if y.value.itemsize == sizeof(float):
+            s.stage.forward = <OverRows>embedding_forward[float]
+            s.stage.accumulate = <OverTiles>embedding_accumulate[float]
+        else:
+            s.stage.forward = <OverRows>embedding_forward[double]
+            s.stage.accumulate = <OverTiles>embedding_accumulate[double]
+        super().__init__(stage_capsule(&s.stage), keep)
+
+
+# ---------------------------------------------------------------------------------------------
+# y = x * mask (Srivastava et al. 2014, in the inverted form)
+
+cdef inline void masked(
+    Py_ssize_t size, const real* restrict x, const real* restrict mask, real* restrict y,
+) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(size):
+        y[j] = x[j] * mask[j]
+
+
+cdef inline void add_masked(
+    Py_ssize_t size, const real* restrict dy, const real* restrict mask, real* restrict dx,
+) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(size):
+        dx[j] += dy[j] * mask[j]
+
+
+cdef void dropout_forward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t i, m, begin, count
+    for i in range(spans(&s.rows, s.last, first, last)):
+        count = span(&s.rows, s.last, i, first, last, &begin)
+        for m in range(begin, begin + count):
+            masked(s.O, <const real*>s.x + m * s.x_row, <const real*>s.weight + m * s.O, y + m * s.y_row)
+
+
+cdef void dropout_backward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t i, m, begin, count
+    if s.dx is NULL:
+        return
+    for i in range(spans(&s.rows, s.last, first, last)):
+        count = span(&s.rows, s.last, i, first, last, &begin)
+        for m in range(begin, begin + count):
+            add_masked(s.O, <const real*>s.dy + m * s.dy_row, <const real*>s.weight + m * s.O,
+                       <real*>s.dx + m * s.dx_row)
+
+
+class Dropout(Stage):
+    def __init__(self, rows, x, y, mask):
+        cdef list keep = [mask]
+        cdef Dense* s = bind(keep, rows, x, y)
+        s.weight = address(mask)
+        if y.value.itemsize == sizeof(float):
+            s.stage.forward = <OverRows>dropout_forward[float]
+            s.stage.backward = <OverRows>dropout_backward[float]
+        else:
+            s.stage.forward = <OverRows>dropout_forward[double]
+            s.stage.backward = <OverRows>dropout_backward[double]
+        super().__init__(stage_capsule(&s.stage), keep)

@@ -1,0 +1,306 @@
+"""Output activations and losses, in forms that neither overflow nor cancel."""
+
+import numpy as np
+
+from libc.math cimport log, log1p
+
+from _math cimport exponential, real, sigmoid
+from _plan cimport (
+    OverRows, OverTiles, Rows, Stage as CStage, address, buffer, packed_rows, row_count, row_stride, span, spans,
+    stage_capsule,
+)
+
+from rnncore._stage import Stage
+
+cdef enum:
+    LANES = 16                   # chains of a row's sum or maximum: as many as the widest vector has lanes
+
+cdef enum:
+    SIGMOID
+    SOFTMAX
+
+cdef enum:
+    MSE
+    HALF_MSE
+    BCE
+    CROSS_ENTROPY
+
+ACTIVATIONS = {"sigmoid": SIGMOID, "softmax": SOFTMAX}
+LOSSES = {"mse": MSE, "half_mse": HALF_MSE, "bce": BCE, "cross_entropy": CROSS_ENTROPY}
+
+cdef struct Output:
+    CStage stage
+    Rows rows
+    bint last                    # R = N, one row for each sequence; else M
+    bint mean
+    int kind
+    Py_ssize_t O
+    const void* x                # (R, O)  logits or predictions
+    void* dx
+    void* y                      # (R, O)  of an activation
+    const void* dy
+    const void* target           # (R, O), or (R,) classes
+    double* terms                # (R,)    the loss of each row
+    double* sums                 # (R,)    and cross-entropy's sum of exponentials, which lie in y
+    double* value                # (1,)
+
+
+cdef void nothing(void* plan, void* numbers, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    pass
+
+
+cdef Output* bind(list keep, object rows, object x, bint last) except NULL:
+    cdef Output* s
+    buffer(keep, sizeof(Output), <void**>&s)
+    keep += [rows, x]
+    s.rows, s.last = packed_rows(rows), last
+    s.O = x.value.shape[1]
+    s.x, s.dx = address(x.value), address(x.grad)
+    s.stage.plan, s.stage.numbers, s.stage.N = s, s.dx, s.rows.N
+    s.stage.pack, s.stage.accumulate = nothing, nothing
+    return s
+
+
+# ---------------------------------------------------------------------------------------------
+# Rows
+
+cdef inline real maximum(Py_ssize_t size, const real* restrict x) noexcept nogil:
+    cdef real lanes[LANES]
+    cdef Py_ssize_t i, j
+    cdef real top = x[0]
+    for j in range(LANES):
+        lanes[j] = top
+    for i in range(size // LANES):
+        for j in range(LANES):
+            lanes[j] = x[i * LANES + j] if x[i * LANES + j] > lanes[j] else lanes[j]
+    for j in range(LANES):
+        top = lanes[j] if lanes[j] > top else top
+    for j in range(size // LANES * LANES, size):
+        top = x[j] if x[j] > top else top
+    return top
+
+
+cdef inline real total(Py_ssize_t size, const real* restrict x) noexcept nogil:
+    cdef real lanes[LANES]
+    cdef real sum_ = 0
+    cdef Py_ssize_t i, j
+    for j in range(LANES):
+        lanes[j] = 0
+    for i in range(size // LANES):
+        for j in range(LANES):
+            lanes[j] += x[i * LANES + j]
+    for j in range(LANES):
+        sum_ += lanes[j]
+    for j in range(size // LANES * LANES, size):
+        sum_ += x[j]
+    return sum_
+
+
+cdef inline real exponentials(Py_ssize_t size, const real* restrict x, real* restrict e) noexcept nogil:
+    """e = exp(x - max x); returns their sum."""
+    cdef real top = maximum(size, x)
+    cdef Py_ssize_t j
+    for j in range(size):
+        e[j] = exponential(x[j] - top)
+    return total(size, e)
+
+
+cdef inline real dot(Py_ssize_t size, const real* restrict x, const real* restrict y) noexcept nogil:
+    cdef real sum_ = 0
+    cdef Py_ssize_t j
+    for j in range(size):
+        sum_ += x[j] * y[j]
+    return sum_
+
+
+# ---------------------------------------------------------------------------------------------
+# Output activations
+
+cdef inline void activate(int kind, Py_ssize_t O, const real* restrict x, real* restrict y) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef real sum_
+    if kind == SIGMOID:
+        for j in range(O):
+            y[j] = sigmoid(x[j])
+    else:
+        sum_ = exponentials(O, x, y)
+        for j in range(O):
+            y[j] = y[j] / sum_
+
+
+cdef inline void activate_backward(
+    int kind, Py_ssize_t O, const real* restrict y, const real* restrict dy, real* restrict dx,
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef real mean
+    if kind == SIGMOID:
+        for j in range(O):
+            dx[j] += dy[j] * (y[j] * (<real>1 - y[j]))
+    else:
+        mean = dot(O, y, dy)
+        for j in range(O):
+            dx[j] += y[j] * (dy[j] - mean)
+
+
+cdef void activation_forward(Output* s, real* _, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t i, m, begin, count
+    for i in range(spans(&s.rows, s.last, first, last)):
+        count = span(&s.rows, s.last, i, first, last, &begin)
+        for m in range(begin, begin + count):
+            activate(s.kind, s.O, <const real*>s.x + m * s.O, <real*>s.y + m * s.O)
+
+
+cdef void activation_backward(Output* s, real* dx, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t i, m, begin, count
+    for i in range(spans(&s.rows, s.last, first, last)):
+        count = span(&s.rows, s.last, i, first, last, &begin)
+        for m in range(begin, begin + count):
+            activate_backward(s.kind, s.O, <const real*>s.y + m * s.O, <const real*>s.dy + m * s.O, dx + m * s.O)
+
+
+class Activation(Stage):
+    def __init__(self, rows, x, y, *, kind, last=False):
+        cdef list keep = [y]
+        cdef Output* s = bind(keep, rows, x, last)
+        s.kind = ACTIVATIONS[kind]
+        s.y, s.dy = address(y.value), address(y.grad)
+        if x.value.itemsize == sizeof(float):
+            s.stage.forward = <OverRows>activation_forward[float]
+            s.stage.backward = <OverRows>activation_backward[float]
+        else:
+            s.stage.forward = <OverRows>activation_forward[double]
+            s.stage.backward = <OverRows>activation_backward[double]
+        super().__init__(stage_capsule(&s.stage), keep)
+
+
+# ---------------------------------------------------------------------------------------------
+# Losses: the terms of a row are summed in double, and the rows in their order
+
+cdef inline double squared_error(Py_ssize_t O, const real* p, const real* t) noexcept nogil:
+    cdef double sum_ = 0
+    cdef Py_ssize_t j
+    for j in range(O):
+        sum_ += (<double>p[j] - t[j]) * (<double>p[j] - t[j])
+    return sum_
+
+
+cdef inline double binary_cross_entropy(Py_ssize_t O, const real* p, const real* t) noexcept nogil:
+    """-t log sigmoid(p) - (1 - t) log(1 - sigmoid(p)) = max(p, 0) - p t + log(1 + exp(-|p|))"""
+    cdef double sum_ = 0
+    cdef Py_ssize_t j
+    cdef double x
+    for j in range(O):
+        x = p[j]
+        sum_ += (x if x > 0 else 0) - x * t[j] + log1p(exponential(-x if x > 0 else x))
+    return sum_
+
+
+cdef inline double loss_forward(
+    int kind, Py_ssize_t O, const real* p, const real* t, Py_ssize_t class_, real* e, double* sum_e,
+) noexcept nogil:
+    """The loss of one row. Cross-entropy leaves exp(p - max p) in e and their sum in sum_e."""
+    if kind == MSE:
+        return squared_error(O, p, t)
+    if kind == HALF_MSE:
+        return squared_error(O, p, t) * 0.5
+    if kind == BCE:
+        return binary_cross_entropy(O, p, t)
+    sum_e[0] = exponentials(O, p, e)
+    return log(sum_e[0]) + maximum(O, p) - p[class_]
+
+
+cdef inline void loss_backward(
+    int kind, Py_ssize_t O, const real* restrict p, const real* restrict t, Py_ssize_t class_,
+    const real* restrict e, double sum_e, real weight, real* restrict dp,
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef real factor
+    if kind == MSE:
+        factor = weight * <real>2
+        for j in range(O):
+            dp[j] += (p[j] - t[j]) * factor
+    elif kind == HALF_MSE:
+        for j in range(O):
+            dp[j] += (p[j] - t[j]) * weight
+    elif kind == BCE:
+        for j in range(O):
+            dp[j] += (sigmoid(p[j]) - t[j]) * weight
+    else:
+        factor = weight / <real>sum_e
+        for j in range(O):
+            dp[j] += e[j] * factor
+        dp[class_] -= weight
+
+
+cdef inline Py_ssize_t class_of(const Output* s, Py_ssize_t m) noexcept nogil:
+    return (<const Py_ssize_t*>s.target)[m] if s.kind == CROSS_ENTROPY else 0
+
+
+cdef void rows_forward(Output* s, real* _, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef real* e = <real*>s.y
+    cdef Py_ssize_t i, m, begin, count
+    for i in range(spans(&s.rows, s.last, first, last)):
+        count = span(&s.rows, s.last, i, first, last, &begin)
+        for m in range(begin, begin + count):
+            s.terms[m] = loss_forward(s.kind, s.O, <const real*>s.x + m * s.O, <const real*>s.target + m * s.O,
+                                    class_of(s, m), e + m * s.O, s.sums + m)
+
+
+cdef void rows_backward(Output* s, real* dx, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef real* e = <real*>s.y
+    cdef real weight = <real>loss_weight(s)
+    cdef Py_ssize_t i, m, begin, count
+    for i in range(spans(&s.rows, s.last, first, last)):
+        count = span(&s.rows, s.last, i, first, last, &begin)
+        for m in range(begin, begin + count):
+            loss_backward(s.kind, s.O, <const real*>s.x + m * s.O, <const real*>s.target + m * s.O, class_of(s, m),
+                          e + m * s.O, s.sums[m], weight, dx + m * s.O)
+
+
+cdef double loss_weight(const Output* s) noexcept nogil:
+    """The factor of each term: one over their number for a mean."""
+    cdef Py_ssize_t R = row_count(&s.rows, s.last)
+    if not s.mean:
+        return 1.0
+    return 1.0 / <double>(R if s.kind == CROSS_ENTROPY else R * s.O)
+
+
+cdef void add_up(void* plan, void* numbers, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """The rows' losses in their order: once every row is there."""
+    cdef const Output* s = <const Output*>plan
+    cdef double sum_ = 0
+    cdef Py_ssize_t m
+    if part > 0:
+        return
+    for m in range(row_count(&s.rows, s.last)):
+        sum_ += s.terms[m]
+    s.value[0] = sum_ * loss_weight(s)
+
+
+class Loss(Stage):
+    def __init__(self, rows, prediction, target, *, kind, reduction="mean", last=False):
+        cdef list keep = [target]
+        cdef Output* s = bind(keep, rows, prediction, last)
+        cdef Py_ssize_t R = prediction.value.shape[0]
+        s.kind = LOSSES[kind]
+        s.mean = reduction == "mean"
+        s.target = address(target)
+        buffer(keep, R * sizeof(double), <void**>&s.terms)
+        buffer(keep, R * sizeof(double), <void**>&s.sums)
+        if s.kind == CROSS_ENTROPY:
+            buffer(keep, prediction.value.nbytes, &s.y)
+        self.value = np.zeros(1)
+        s.value = <double*>address(self.value)
+        s.stage.accumulate = add_up
+        if prediction.value.itemsize == sizeof(float):
+            s.stage.forward = <OverRows>rows_forward[float]
+            s.stage.backward = <OverRows>rows_backward[float]
+        else:
+            s.stage.forward = <OverRows>rows_forward[double]
+            s.stage.backward = <OverRows>rows_backward[double]
+        super().__init__(stage_capsule(&s.stage), keep)
+
+    def forward(self):
+        """Compute the loss, into value."""
+        super().forward()
+        super().accumulate()

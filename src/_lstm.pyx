@@ -1,0 +1,151 @@
+"""Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000).
+
+    i, f, o = sigmoid(z_i, z_f, z_o)    g = tanh(z_g)    z = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh
+    c_t = f c_{t-1} + i g               h_t = o tanh(c_t)
+"""
+
+from _gemm cimport product
+from _math cimport hyperbolic_tangent, real, sigmoid
+from _plan cimport OverRows, OverTiles, stage_capsule
+from _sequence cimport (
+    Sequence, Step, add_initial_gradient, add_output_gradient, bias_gradient, bind, hidden_product,
+    hidden_weight_gradients, input_gradient, input_product, input_weight_gradients, load_final_gradient,
+    load_initial, numbers, pack_hidden, pack_input, row_before, store_final, store_output, walk,
+)
+
+from rnncore._stage import Stage
+
+
+cdef inline void cell_forward(
+    Py_ssize_t H, real* restrict z, const real* restrict c_before,
+    real* restrict c, real* restrict tanh_c, real* restrict h,
+) noexcept nogil:
+    """z (4, H) holds the pre-activations, afterwards the gates i, f, g, o."""
+    cdef real* restrict z_i = z
+    cdef real* restrict z_f = z + H
+    cdef real* restrict z_g = z + 2 * H
+    cdef real* restrict z_o = z + 3 * H
+    cdef Py_ssize_t j
+    cdef real i, f, g, o, squashed
+    for j in range(H):
+        i = sigmoid(z_i[j])
+        f = sigmoid(z_f[j])
+        g = hyperbolic_tangent(z_g[j])
+        o = sigmoid(z_o[j])
+        c[j] = f * c_before[j] + i * g
+        squashed = hyperbolic_tangent(c[j])
+        h[j] = o * squashed
+        tanh_c[j] = squashed
+        z_i[j] = i
+        z_f[j] = f
+        z_g[j] = g
+        z_o[j] = o
+
+
+cdef inline void cell_backward(
+    Py_ssize_t H, real* restrict z, const real* restrict c_before, const real* restrict tanh_c,
+    real* restrict dh, real* restrict dc,
+) noexcept nogil:
+    """z (4, H) holds the gates, afterwards dz; dc becomes the gradient of c_before, dh zero."""
+    cdef real* restrict z_i = z
+    cdef real* restrict z_f = z + H
+    cdef real* restrict z_g = z + 2 * H
+    cdef real* restrict z_o = z + 3 * H
+    cdef Py_ssize_t j
+    cdef real i, f, g, o, d
+    for j in range(H):
+        i = z_i[j]
+        f = z_f[j]
+        g = z_g[j]
+        o = z_o[j]
+        d = dc[j] + dh[j] * o * (<real>1 - tanh_c[j] * tanh_c[j])
+        z_i[j] = d * g * (i * (<real>1 - i))
+        z_f[j] = d * c_before[j] * (f * (<real>1 - f))
+        z_g[j] = d * i * (<real>1 - g * g)
+        z_o[j] = dh[j] * tanh_c[j] * (o * (<real>1 - o))
+        dc[j] = d * f
+        dh[j] = <real>0
+
+
+cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef real* h = <real*>s.h
+    cdef real* c = <real*>s.c
+    cdef real* tanh_c = <real*>s.kept
+    cdef Py_ssize_t i, n, m, now
+    cdef Step step
+    load_initial(s, &s.states[0], h, first, last)
+    load_initial(s, &s.states[1], c, first, last)
+    input_product(s, gates, first, last)
+    for i in range(s.rows.T):
+        step = walk(s, i, first, last)
+        hidden_product(s, step, h, <real*>s.hidden_panels, s.width, gates + step.row * s.width, s.width)
+        for n in range(step.low, step.high):
+            m = step.row + n
+            now = s.rows.N + m
+            s.previous[m] = row_before(&step, n)
+            cell_forward(s.stride, gates + m * s.width, c + s.previous[m] * s.stride,
+                         c + now * s.stride, tanh_c + m * s.stride, h + now * s.stride)
+            store_output(s, h + now * s.stride, m)
+    store_final(s, &s.states[0], h, first, last)
+    store_final(s, &s.states[1], c, first, last)
+
+
+cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef const real* c = <const real*>s.c
+    cdef const real* tanh_c = <const real*>s.kept
+    cdef real* dh = <real*>s.dh
+    cdef real* dc = <real*>s.dc
+    cdef Py_ssize_t i, n, m
+    cdef Step step
+    load_final_gradient(s, &s.states[0], dh, first, last)
+    load_final_gradient(s, &s.states[1], dc, first, last)
+    for i in range(s.rows.T - 1, -1, -1):
+        step = walk(s, i, first, last)
+        for n in range(step.low, step.high):
+            m = step.row + n
+            add_output_gradient(s, dh + n * s.stride, m)
+            cell_backward(s.stride, gates + m * s.width, c + s.previous[m] * s.stride, tanh_c + m * s.stride,
+                          dh + n * s.stride, dc + n * s.stride)
+        product(s.gemm, step.high - step.low, s.H, s.width, gates + (step.row + step.low) * s.width, s.width,
+                <real*>s.hidden_back_panels, dh + step.low * s.stride, s.stride)
+    add_initial_gradient(s, &s.states[0], dh, first, last)
+    add_initial_gradient(s, &s.states[1], dc, first, last)
+    input_gradient(s, gates, first, last)
+
+
+cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    input_weight_gradients(s, dz, part, parts)
+    hidden_weight_gradients(s, dz, s.width, s.G, <real*>s.h, s.previous, <real*>s.d_weight_hh, part, parts)
+    if s.bias_ih is not NULL:
+        bias_gradient(s, dz, s.width, s.G, <real*>s.d_bias_ih, <real*>s.sums, part, parts)
+    if s.bias_hh is not NULL:
+        bias_gradient(s, dz, s.width, s.G, <real*>s.d_bias_hh, <real*>s.sums, part, parts)
+
+
+cdef void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    if part > 0:
+        return
+    pack_input(s, <real*>s.bias)
+    pack_hidden(s, <const real*>s.weight_hh, 4, <real*>s.hidden_panels, <real*>s.hidden_back_panels)
+
+
+class LSTM(Stage):
+    def __init__(self, rows, x, y, weights, initial, final, *, reverse=False):
+        cdef list keep = []
+        cdef Sequence* s = bind(keep, __name__, rows, x, y, weights, initial, final, 4, 4, reverse, 2, False)
+        cdef Py_ssize_t N = s.rows.N
+        cdef Py_ssize_t M = N * s.rows.T
+        numbers(keep, s, (N + M) * s.stride, &s.c)
+        numbers(keep, s, M * s.stride, &s.kept)
+        numbers(keep, s, N * s.stride, &s.dc)
+        if s.single:
+            s.stage.pack = <OverTiles>pack_weights[float]
+            s.stage.forward = <OverRows>sequence_forward[float]
+            s.stage.backward = <OverRows>sequence_backward[float]
+            s.stage.accumulate = <OverTiles>weight_gradients[float]
+        else:
+            s.stage.pack = <OverTiles>pack_weights[double]
+            s.stage.forward = <OverRows>sequence_forward[double]
+            s.stage.backward = <OverRows>sequence_backward[double]
+            s.stage.accumulate = <OverTiles>weight_gradients[double]
+        super().__init__(stage_capsule(&s.stage), keep)

@@ -1,0 +1,115 @@
+"""What every stage of a network shares: the packed batch, and how a stage is run from C.
+
+Dimensions: N sequences, T steps, M valid steps of the whole batch, R rows of a stage (M, or N
+behind a "last" output), D input size, H hidden size, G gates, O output size, V vocabulary.
+
+A batch is packed time-major: sequences sorted by length, step 0 of all of them, then step 1 of
+those that have one, and so on. Step t of row n is packed row offsets[t] + n for n < counts[t].
+"""
+
+from _math cimport real
+
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.pycapsule cimport PyCapsule_New
+
+cdef struct Rows:
+    Py_ssize_t N, T
+    const Py_ssize_t* counts     # (T,)   sequences that go on at step t
+    const Py_ssize_t* offsets    # (T+1,) packed row at which step t begins; offsets[T] = M
+    const Py_ssize_t* lengths    # (N,)   descending
+
+# Rows first .. last-1 of the batch are one thread's share; weights and their gradients are shared
+# out by tile, part of parts. So no sum is ever split, and threads never change a bit.
+# `numbers` points at the plan's main buffer: its type tells the specialisation, float or double.
+ctypedef void (*OverRows)(void* plan, void* numbers, Py_ssize_t first, Py_ssize_t last) noexcept nogil
+ctypedef void (*OverTiles)(void* plan, void* numbers, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
+
+cdef struct Stage:
+    void* plan
+    void* numbers
+    Py_ssize_t N
+    OverTiles pack          # reads the weights into panels
+    OverRows forward
+    OverRows backward
+    OverTiles accumulate    # adds the weights' gradients
+
+
+cdef inline void* address(object array) except? NULL:
+    """Where the data of an array lies; read-only arrays too. NULL for None."""
+    if array is None:
+        return NULL
+    return <void*><size_t>array.__array_interface__["data"][0]
+
+
+cdef inline Py_ssize_t row_stride(object array):
+    """Elements from one row to the next."""
+    if array is None:
+        return 0
+    return array.strides[0] // array.itemsize
+
+
+cdef inline Rows packed_rows(object rows):
+    cdef Rows r
+    r.N = rows.N
+    r.T = rows.T
+    r.counts = <const Py_ssize_t*>address(rows.counts)
+    r.offsets = <const Py_ssize_t*>address(rows.offsets)
+    r.lengths = <const Py_ssize_t*>address(rows.lengths)
+    return r
+
+
+cdef inline object stage_capsule(Stage* stage):
+    return PyCapsule_New(stage, "rnncore.Stage", NULL)
+
+
+# A share of the batch is one run of packed rows for every step; the whole batch is one run, and so
+# is a share of the N rows behind a "last" output.
+cdef inline Py_ssize_t spans(const Rows* rows, bint per_sequence, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    return 1 if per_sequence or (first == 0 and last == rows.N) else rows.T
+
+
+cdef inline Py_ssize_t span(
+    const Rows* rows, bint per_sequence, Py_ssize_t s, Py_ssize_t first, Py_ssize_t last, Py_ssize_t* begin,
+) noexcept nogil:
+    """Rows of span s: returns how many, and where they begin."""
+    if per_sequence:
+        begin[0] = first
+        return last - first
+    if first == 0 and last == rows.N:
+        begin[0] = 0
+        return rows.offsets[rows.T]
+    begin[0] = rows.offsets[s] + first
+    return max(min(last, rows.counts[s]) - first, 0)
+
+
+cdef inline Py_ssize_t row_count(const Rows* rows, bint per_sequence) noexcept nogil:
+    """R"""
+    return rows.N if per_sequence else rows.offsets[rows.T]
+
+
+cdef inline Py_ssize_t share(Py_ssize_t size, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """Where part `part` of `size` columns begins: at whole vectors of any level."""
+    return size if part == parts else (size // 16) * part // parts * 16
+
+
+cdef inline void add(real* restrict to, const real* restrict values, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(size):
+        to[j] += values[j]
+
+
+cdef inline int buffer(list keep, Py_ssize_t size, void** place) except -1:
+    """`size` bytes of zeros on the boundary of a cache line; `keep` holds them alive."""
+    cdef bytearray memory = bytearray(size + 64)
+    cdef size_t start = <size_t>PyByteArray_AS_STRING(memory)
+    keep.append(memory)
+    place[0] = <void*>((start + 63) // 64 * 64)
+    return 0
+
+
+cdef inline Py_ssize_t max_threads() except -1:
+    """Threads that may ever share the work of a plan: the cores that this process may use."""
+    import os
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

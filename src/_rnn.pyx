@@ -1,0 +1,170 @@
+"""Elman's simple recurrent network (Elman 1990), with a choice of activations.
+
+    h_t = f(z_t)    z_t = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh
+
+f is tanh, sigmoid, ReLU, PReLU with a trainable slope (He et al. 2015), or the identity.
+"""
+
+from _gemm cimport copy_bytes, product
+from _math cimport hyperbolic_tangent, real, sigmoid
+from _plan cimport OverRows, OverTiles, stage_capsule
+from _sequence cimport (
+    Sequence, Step, add_initial_gradient, add_output_gradient, bias_gradient, bind, hidden_product,
+    hidden_weight_gradients, input_gradient, input_product, input_weight_gradients, load_final_gradient,
+    load_initial, numbers, pack_hidden, pack_input, row_before, store_final, store_output, walk,
+)
+
+from rnncore._stage import Stage
+
+cdef enum:
+    TANH
+    SIGMOID
+    RELU
+    PRELU
+    IDENTITY
+
+ACTIVATIONS = {"tanh": TANH, "sigmoid": SIGMOID, "relu": RELU, "prelu": PRELU, "identity": IDENTITY}
+
+
+cdef inline void cell_forward(
+    int activation, Py_ssize_t H, const real* restrict z, real slope, real* restrict h,
+) noexcept nogil:
+    """h = f(z). The comparisons let NaN pass."""
+    cdef Py_ssize_t j
+    if activation == TANH:
+        for j in range(H):
+            h[j] = hyperbolic_tangent(z[j])
+    elif activation == SIGMOID:
+        for j in range(H):
+            h[j] = sigmoid(z[j])
+    elif activation == RELU:
+        for j in range(H):
+            h[j] = <real>0 if z[j] < 0 else z[j]
+    elif activation == PRELU:
+        for j in range(H):
+            h[j] = z[j] if z[j] > 0 else slope * z[j]
+    else:
+        for j in range(H):
+            h[j] = z[j]
+
+
+cdef inline void cell_backward(
+    int activation, Py_ssize_t H, const real* restrict h, const real* restrict z, real slope,
+    real* restrict dh, real* restrict dz,
+) noexcept nogil:
+    """dz = f'(z) dh, from the outputs where they tell it; dh becomes zero."""
+    cdef Py_ssize_t j
+    if activation == TANH:
+        for j in range(H):
+            dz[j] = dh[j] * (<real>1 - h[j] * h[j])
+    elif activation == SIGMOID:
+        for j in range(H):
+            dz[j] = dh[j] * (h[j] * (<real>1 - h[j]))
+    elif activation == RELU:
+        for j in range(H):
+            dz[j] = dh[j] if h[j] > 0 else <real>0
+    elif activation == PRELU:
+        for j in range(H):
+            dz[j] = dh[j] if z[j] > 0 else slope * dh[j]
+    else:
+        for j in range(H):
+            dz[j] = dh[j]
+    for j in range(H):
+        dh[j] = <real>0
+
+
+cdef inline real slope_term(Py_ssize_t H, const real* z, const real* dh) noexcept nogil:
+    """A row's share of the gradient of PReLU's slope."""
+    cdef real total = 0
+    cdef Py_ssize_t j
+    for j in range(H):
+        if not z[j] > 0:
+            total += dh[j] * z[j]
+    return total
+
+
+cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef real* h = <real*>s.h
+    cdef real slope = (<const real*>s.slope)[0] if s.kind == PRELU else <real>0
+    cdef Py_ssize_t i, n, m, now
+    cdef Step step
+    load_initial(s, &s.states[0], h, first, last)
+    input_product(s, gates, first, last)
+    for i in range(s.rows.T):
+        step = walk(s, i, first, last)
+        hidden_product(s, step, h, <real*>s.hidden_panels, s.width, gates + step.row * s.width, s.width)
+        for n in range(step.low, step.high):
+            m = step.row + n
+            now = s.rows.N + m
+            s.previous[m] = row_before(&step, n)
+            cell_forward(s.kind, s.stride, gates + m * s.width, slope, h + now * s.stride)
+            if s.kind == PRELU:
+                copy_bytes(<real*>s.kept + m * s.stride, gates + m * s.width, s.stride * sizeof(real))
+            store_output(s, h + now * s.stride, m)
+    store_final(s, &s.states[0], h, first, last)
+
+
+cdef void sequence_backward(Sequence* s, real* dz, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef const real* h = <const real*>s.h + s.rows.N * s.stride
+    cdef const real* z = <const real*>s.kept
+    cdef real* dh = <real*>s.dh
+    cdef real slope = (<const real*>s.slope)[0] if s.kind == PRELU else <real>0
+    cdef Py_ssize_t i, n, m
+    cdef Step step
+    load_final_gradient(s, &s.states[0], dh, first, last)
+    for i in range(s.rows.T - 1, -1, -1):
+        step = walk(s, i, first, last)
+        for n in range(step.low, step.high):
+            m = step.row + n
+            add_output_gradient(s, dh + n * s.stride, m)
+            if s.kind == PRELU:
+                (<real*>s.slope_terms)[m] = slope_term(s.H, z + m * s.stride, dh + n * s.stride)
+            cell_backward(s.kind, s.stride, h + m * s.stride, z + m * s.stride, slope, dh + n * s.stride,
+                          dz + m * s.width)
+        product(s.gemm, step.high - step.low, s.H, s.width, dz + (step.row + step.low) * s.width, s.width,
+                <real*>s.hidden_back_panels, dh + step.low * s.stride, s.stride)
+    add_initial_gradient(s, &s.states[0], dh, first, last)
+    input_gradient(s, dz, first, last)
+
+
+cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    cdef Py_ssize_t m
+    input_weight_gradients(s, dz, part, parts)
+    hidden_weight_gradients(s, dz, s.width, 1, <real*>s.h, s.previous, <real*>s.d_weight_hh, part, parts)
+    if s.bias_ih is not NULL:
+        bias_gradient(s, dz, s.width, 1, <real*>s.d_bias_ih, <real*>s.sums, part, parts)
+    if s.bias_hh is not NULL:
+        bias_gradient(s, dz, s.width, 1, <real*>s.d_bias_hh, <real*>s.sums, part, parts)
+    if s.kind == PRELU and part == 0:
+        for m in range(s.rows.offsets[s.rows.T]):
+            (<real*>s.d_slope)[0] += (<real*>s.slope_terms)[m]
+
+
+cdef void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    if part > 0:
+        return
+    pack_input(s, <real*>s.bias)
+    pack_hidden(s, <const real*>s.weight_hh, 1, <real*>s.hidden_panels, <real*>s.hidden_back_panels)
+
+
+class RNN(Stage):
+    def __init__(self, rows, x, y, weights, initial, final, *, activation="tanh", reverse=False):
+        cdef list keep = []
+        cdef bint prelu = activation == "prelu"
+        cdef Sequence* s = bind(keep, __name__, rows, x, y, weights, initial, final, 1, 1, reverse, 1, prelu)
+        cdef Py_ssize_t M = s.rows.N * s.rows.T
+        s.kind = ACTIVATIONS[activation]
+        if prelu:
+            numbers(keep, s, M * s.stride, &s.kept)
+            numbers(keep, s, M, &s.slope_terms)
+        if s.single:
+            s.stage.pack = <OverTiles>pack_weights[float]
+            s.stage.forward = <OverRows>sequence_forward[float]
+            s.stage.backward = <OverRows>sequence_backward[float]
+            s.stage.accumulate = <OverTiles>weight_gradients[float]
+        else:
+            s.stage.pack = <OverTiles>pack_weights[double]
+            s.stage.forward = <OverRows>sequence_forward[double]
+            s.stage.backward = <OverRows>sequence_backward[double]
+            s.stage.accumulate = <OverTiles>weight_gradients[double]
+        super().__init__(stage_capsule(&s.stage), keep)

@@ -1,0 +1,366 @@
+"""What the recurrent families share: buffers, the walk over packed steps, everything that is a product.
+
+A family adds its cell (the equations of one row of one step), and how the recurrent product and
+the cell take turns. The walk goes from step 0 up, or from T-1 down for the reverse direction:
+at step t rows 0 .. counts[t]-1 are updated. Rows that were there at the step before go on from
+their state; the others start from the initial state.
+
+Every gate lies padded to whole vectors (`stride` numbers for H units), so that the loops over
+the units of a row are whole vectors too. Weights of padding are zero, and so is all that flows
+through it.
+"""
+
+from _gemm cimport (
+    Gemm, copy_bytes, fill_bytes, gemm_of, outer_product, pack, pack_transposed, padded, panels_size, product,
+    scratch_size,
+)
+from _math cimport real
+from _plan cimport (
+    Rows, Stage, add, address, buffer, max_threads, packed_rows, row_stride, share, span, spans,
+)
+
+cdef struct State:               # h, and c for an LSTM; each (N, H)
+    const void* initial
+    void* final
+    void* d_initial              # NULL for inference, like every gradient
+    const void* d_final
+
+cdef struct Sequence:
+    Stage stage
+    const Gemm* gemm
+    Rows rows
+    Py_ssize_t D, H, G, V
+    Py_ssize_t stride, width     # numbers from gate to gate; from row to row of gates, G * stride
+    Py_ssize_t joint             # columns of the gates that one recurrent product serves: all but a GRU's n
+    bint single, reverse, training, tokens
+    int kind                     # activation of an Elman cell
+    bint reset_after             # of a GRU
+    # Bound arrays
+    const void* x                # (M, D), or NULL where ids (M,) are given
+    const Py_ssize_t* ids
+    void* dx
+    void* y                      # (M, H) h of every step
+    const void* dy
+    Py_ssize_t x_row, dx_row, y_row, dy_row
+    const void* weight_ih        # (G*H, D or V)
+    const void* weight_hh        # (G*H, H)
+    const void* bias_ih          # (G*H,) or NULL
+    const void* bias_hh
+    const void* slope            # (1,) of PReLU
+    void* d_weight_ih
+    void* d_weight_hh
+    void* d_bias_ih
+    void* d_bias_hh
+    void* d_slope
+    State states[2]
+    # Buffers
+    void* gates                  # (M, width)  pre-activations, then activated gates, after backward dz
+    void* h                      # (N + M, stride)  the initial state, then h of every packed row
+    void* c                      # (N + M, stride)  the same of an LSTM's cell state
+    void* kept                   # (M, stride)  what else backward needs: an LSTM's tanh(c); a GRU's W_hn h + b_hn,
+                                 #              later its gradient, or r * h; the pre-activation of PReLU
+    void* dh                     # (N, stride)  gradient flowing back through h
+    void* dc                     # (N, stride)  through c; through a GRU's r * h
+    void* slope_terms            # (M,)  each row's share of the gradient of PReLU's slope
+    Py_ssize_t* previous         # (M,)  the row of h that a packed row goes on from
+    void* bias                   # (width,)  bias_ih + bias_hh; for a GRU's n with reset_after bias_ih alone
+    void* bias_n                 # (stride,)  and there bias_hh
+    void* table                  # (V, width)  bias + weight_ih.T, a row for each token
+    void* d_table
+    void* input_panels           # (D, width)     x -> gates
+    void* input_back_panels      # (width, D)     dz -> dx
+    void* hidden_panels          # (H, joint)     h -> gates
+    void* hidden_back_panels     # (joint, H)     dz -> dh
+    void* hidden_n_panels        # (H, stride)    the same of a GRU's n
+    void* hidden_n_back_panels   # (stride, H)
+    void* sums                   # (width,)  scratch of the bias gradients
+    void* scratch                # blocks of the weight gradients, one for each thread
+    Py_ssize_t scratch_size
+
+
+# ---------------------------------------------------------------------------------------------
+# Binding
+
+cdef inline Sequence* bind(
+    list keep, object module, object rows, object x, object y, object weights, object initial, object final,
+    Py_ssize_t G, Py_ssize_t joint_gates, bint reverse, Py_ssize_t states, bint prelu,
+) except NULL:
+    """Allocate a Sequence and what every family needs of it; `keep` holds all arrays alive."""
+    cdef Sequence* s
+    buffer(keep, sizeof(Sequence), <void**>&s)
+    keep += [rows, x, y, weights, initial, final]
+    weight_ih, weight_hh = weights[:2]
+    slope = weights[len(weights) - 1]
+    biases = list(weights[2:len(weights) - prelu]) + [(None, None)] * 2
+    s.gemm = gemm_of(module)
+    s.rows = packed_rows(rows)
+    s.G, s.H, s.reverse = G, weight_hh.value.shape[1], reverse
+    s.single = weight_ih.value.itemsize == sizeof(float)
+    s.training = weight_ih.grad is not None
+    s.tokens = x.value.dtype.kind == "i"
+    s.stride = padded(s.H, <float*>NULL) if s.single else padded(s.H, <double*>NULL)
+    s.width, s.joint = G * s.stride, joint_gates * s.stride
+    if s.tokens:
+        s.V, s.ids = weight_ih.value.shape[1], <const Py_ssize_t*>address(x.value)
+    else:
+        s.D, s.x, s.x_row = weight_ih.value.shape[1], address(x.value), row_stride(x.value)
+        s.dx, s.dx_row = address(x.grad), row_stride(x.grad)
+    s.y, s.y_row = address(y.value), row_stride(y.value)
+    s.dy, s.dy_row = address(y.grad), row_stride(y.grad)
+    s.weight_ih, s.d_weight_ih = address(weight_ih.value), address(weight_ih.grad)
+    s.weight_hh, s.d_weight_hh = address(weight_hh.value), address(weight_hh.grad)
+    s.bias_ih, s.d_bias_ih = address(biases[0][0]), address(biases[0][1])
+    s.bias_hh, s.d_bias_hh = address(biases[1][0]), address(biases[1][1])
+    if prelu:
+        s.slope, s.d_slope = address(slope.value), address(slope.grad)
+    for i in range(states):
+        s.states[i].initial, s.states[i].d_initial = address(initial[i].value), address(initial[i].grad)
+        s.states[i].final, s.states[i].d_final = address(final[i].value), address(final[i].grad)
+    allocate(keep, s)
+    s.stage.plan, s.stage.numbers = s, s.gates
+    s.stage.N = s.rows.N
+    return s
+
+
+cdef inline int allocate(list keep, Sequence* s) except -1:
+    cdef Py_ssize_t N = s.rows.N
+    cdef Py_ssize_t M = N * s.rows.T
+    numbers(keep, s, M * s.width, &s.gates)
+    numbers(keep, s, (N + M) * s.stride, &s.h)
+    buffer(keep, M * sizeof(Py_ssize_t), <void**>&s.previous)
+    numbers(keep, s, s.width, &s.bias)
+    panels(keep, s, s.H, s.joint, &s.hidden_panels)
+    if s.tokens:
+        numbers(keep, s, s.V * s.width, &s.table)
+    else:
+        panels(keep, s, s.D, s.width, &s.input_panels)
+    if not s.training:
+        return 0
+    numbers(keep, s, N * s.stride, &s.dh)
+    numbers(keep, s, s.width, &s.sums)
+    panels(keep, s, s.joint, s.H, &s.hidden_back_panels)
+    if s.tokens:
+        numbers(keep, s, s.V * s.width, &s.d_table)
+    elif s.dx is not NULL:
+        panels(keep, s, s.width, s.D, &s.input_back_panels)
+    s.scratch_size = (
+        scratch_size(max(s.D, s.H), <float*>NULL) if s.single else scratch_size(max(s.D, s.H), <double*>NULL))
+    numbers(keep, s, max_threads() * s.scratch_size, &s.scratch)
+    return 0
+
+
+cdef inline int numbers(list keep, const Sequence* s, Py_ssize_t count, void** place) except -1:
+    return buffer(keep, count * (sizeof(float) if s.single else sizeof(double)), place)
+
+
+cdef inline int panels(list keep, const Sequence* s, Py_ssize_t K, Py_ssize_t N, void** place) except -1:
+    return numbers(keep, s, panels_size(K, N, <float*>NULL) if s.single else panels_size(K, N, <double*>NULL), place)
+
+
+# ---------------------------------------------------------------------------------------------
+# The walk
+
+cdef struct Step:
+    Py_ssize_t t, low, high      # rows low .. high-1 are updated at step t
+    Py_ssize_t going, base       # rows below `going` go on from row base + n of h; the others start from row n
+    Py_ssize_t row               # packed row of row 0
+
+
+cdef inline Step walk(const Sequence* s, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """The i-th step of the walk, for rows first .. last-1."""
+    cdef Step step
+    cdef Py_ssize_t before
+    cdef Py_ssize_t T = s.rows.T
+    step.t = T - 1 - i if s.reverse else i
+    step.low = first
+    step.high = max(min(last, s.rows.counts[step.t]), first)
+    step.row = s.rows.offsets[step.t]
+    step.going, step.base = first, 0
+    if i > 0:
+        before = step.t + 1 if s.reverse else step.t - 1
+        step.going = max(min(step.high, s.rows.counts[before]), first)
+        step.base = s.rows.N + s.rows.offsets[before]
+    return step
+
+
+cdef inline void hidden_product(
+    const Sequence* s, Step step, const real* h, const real* panels, Py_ssize_t columns,
+    real* out, Py_ssize_t out_row,
+) noexcept nogil:
+    """out[n] += h_{t-1}[n] @ panels for the rows of a step; out points at row 0 of the step."""
+    product(s.gemm, step.going - step.low, columns, s.H, h + (step.base + step.low) * s.stride, s.stride, panels,
+            out + step.low * out_row, out_row)
+    product(s.gemm, step.high - step.going, columns, s.H, h + step.going * s.stride, s.stride, panels,
+            out + step.going * out_row, out_row)
+
+
+cdef inline Py_ssize_t row_before(const Step* step, Py_ssize_t n) noexcept nogil:
+    return step.base + n if n < step.going else n
+
+
+cdef inline Py_ssize_t last_row(const Sequence* s, Py_ssize_t n) noexcept nogil:
+    """The row of h that holds the final state of sequence n."""
+    cdef Py_ssize_t length = s.rows.lengths[n]
+    if length == 0:
+        return n
+    return s.rows.N + n + (0 if s.reverse else s.rows.offsets[length - 1])
+
+
+cdef inline void load_initial(const Sequence* s, const State* state, real* h, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t n
+    for n in range(first, last):
+        copy_bytes(h + n * s.stride, <const real*>state.initial + n * s.H, s.H * sizeof(real))
+
+
+cdef inline void store_final(const Sequence* s, const State* state, const real* h, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t n
+    for n in range(first, last):
+        copy_bytes(<real*>state.final + n * s.H, h + last_row(s, n) * s.stride, s.H * sizeof(real))
+
+
+cdef inline void load_final_gradient(const Sequence* s, const State* state, real* dh, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t n
+    for n in range(first, last):
+        copy_bytes(dh + n * s.stride, <const real*>state.d_final + n * s.H, s.H * sizeof(real))
+
+
+cdef inline void add_initial_gradient(const Sequence* s, const State* state, const real* dh, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t n
+    if state.d_initial is NULL:
+        return
+    for n in range(first, last):
+        add(<real*>state.d_initial + n * s.H, dh + n * s.stride, s.H)
+
+
+cdef inline void add_output_gradient(const Sequence* s, real* dh, Py_ssize_t row) noexcept nogil:
+    if s.dy is not NULL:
+        add(dh, <const real*>s.dy + row * s.dy_row, s.H)
+
+
+cdef inline void store_output(const Sequence* s, const real* h, Py_ssize_t row) noexcept nogil:
+    if s.y is not NULL:
+        copy_bytes(<real*>s.y + row * s.y_row, h, s.H * sizeof(real))
+
+
+# ---------------------------------------------------------------------------------------------
+# Input: gates = bias + x @ weight_ih.T, over all steps at once
+
+cdef inline void pack_input(const Sequence* s, real* bias) noexcept nogil:
+    """The bias and the panels or the token table of the input product."""
+    cdef Py_ssize_t g, u, j, v
+    cdef const real* w = <const real*>s.weight_ih
+    cdef real* table = <real*>s.table
+    for g in range(s.G):
+        for u in range(s.H):
+            j = g * s.H + u
+            bias[g * s.stride + u] = <real>0
+            if s.bias_ih is not NULL:
+                bias[g * s.stride + u] += (<const real*>s.bias_ih)[j]
+            if s.bias_hh is not NULL and not (s.bias_n is not NULL and g == 2):
+                bias[g * s.stride + u] += (<const real*>s.bias_hh)[j]
+            elif s.bias_hh is not NULL:
+                (<real*>s.bias_n)[u] = (<const real*>s.bias_hh)[j]
+    if s.tokens:
+        for v in range(s.V):
+            for g in range(s.G):
+                for u in range(s.H):
+                    table[v * s.width + g * s.stride + u] = bias[g * s.stride + u] + w[(g * s.H + u) * s.V + v]
+        return
+    pack_transposed(<real*>s.input_panels, w, s.D, s.G, s.H, s.stride, s.D)
+    if s.dx is not NULL:
+        pack(<real*>s.input_back_panels, w, s.D, s.G, s.H, s.stride, s.D)
+
+
+cdef inline void input_product(const Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t i, m, begin, count, row
+    cdef const real* source
+    for i in range(spans(&s.rows, False, first, last)):
+        count = span(&s.rows, False, i, first, last, &begin)
+        for m in range(begin, begin + count):
+            source = <const real*>s.table + s.ids[m] * s.width if s.tokens else <const real*>s.bias
+            copy_bytes(gates + m * s.width, source, s.width * sizeof(real))
+        if not s.tokens:
+            product(s.gemm, count, s.width, s.D, <const real*>s.x + begin * s.x_row, s.x_row,
+                    <const real*>s.input_panels, gates + begin * s.width, s.width)
+
+
+cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """dx += dz @ weight_ih"""
+    cdef Py_ssize_t i, begin, count
+    if s.dx is NULL:
+        return
+    for i in range(spans(&s.rows, False, first, last)):
+        count = span(&s.rows, False, i, first, last, &begin)
+        product(s.gemm, count, s.D, s.width, dz + begin * s.width, s.width, <const real*>s.input_back_panels,
+                <real*>s.dx + begin * s.dx_row, s.dx_row)
+
+
+# ---------------------------------------------------------------------------------------------
+# Weight gradients: one product over all steps, shared out by output tile
+
+cdef inline void bias_gradient(
+    const Sequence* s, const real* dz, Py_ssize_t dz_row, Py_ssize_t G, real* db, real* sums,
+    Py_ssize_t part, Py_ssize_t parts,
+) noexcept nogil:
+    """db (G*H,) += sum of dz over all steps, in their order; sums (G*stride,) is scratch."""
+    cdef Py_ssize_t low = share(G * s.stride, part, parts)
+    cdef Py_ssize_t high = share(G * s.stride, part + 1, parts)
+    cdef Py_ssize_t m, j
+    fill_bytes(sums + low, 0, (high - low) * sizeof(real))
+    for m in range(s.rows.offsets[s.rows.T]):
+        add(sums + low, dz + m * dz_row + low, high - low)
+    for j in range(low, high):
+        if j % s.stride < s.H:
+            db[j // s.stride * s.H + j % s.stride] += sums[j]
+
+
+cdef inline void token_gradient(const Sequence* s, const real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """Rows of dz added up by token, then d_weight_ih += that, transposed."""
+    cdef Py_ssize_t low = share(s.width, part, parts)
+    cdef Py_ssize_t high = share(s.width, part + 1, parts)
+    cdef real* table = <real*>s.d_table
+    cdef real* dw
+    cdef Py_ssize_t m, v, j
+    for v in range(s.V):
+        fill_bytes(table + v * s.width + low, 0, (high - low) * sizeof(real))
+    for m in range(s.rows.offsets[s.rows.T]):
+        add(table + s.ids[m] * s.width + low, dz + m * s.width + low, high - low)
+    for j in range(low, high):
+        if j % s.stride < s.H:
+            dw = <real*>s.d_weight_ih + (j // s.stride * s.H + j % s.stride) * s.V
+            for v in range(s.V):
+                dw[v] += table[v * s.width + j]
+
+
+cdef inline real* scratch_of(const Sequence* s, Py_ssize_t part, real* kind) noexcept nogil:
+    return <real*>s.scratch + part * s.scratch_size
+
+
+cdef inline void input_weight_gradients(
+    const Sequence* s, const real* dz, Py_ssize_t part, Py_ssize_t parts,
+) noexcept nogil:
+    """d_weight_ih += dz.T @ x"""
+    if s.tokens:
+        token_gradient(s, dz, part, parts)
+    else:
+        outer_product(s.gemm, s.rows.offsets[s.rows.T], s.G, s.H, s.stride, s.D, dz, s.width,
+                      <const real*>s.x, s.x_row, NULL, <real*>s.d_weight_ih,
+                      scratch_of(s, part, <real*>NULL), part, parts)
+
+
+cdef inline void hidden_weight_gradients(
+    const Sequence* s, const real* dz, Py_ssize_t dz_row, Py_ssize_t G,
+    const real* h, const Py_ssize_t* h_rows, real* dw, Py_ssize_t part, Py_ssize_t parts,
+) noexcept nogil:
+    """dw (G*H, H) += dz.T @ h, for row h_rows[m] (or m, where NULL) of h at packed row m."""
+    outer_product(s.gemm, s.rows.offsets[s.rows.T], G, s.H, s.stride, s.H, dz, dz_row, h, s.stride, h_rows, dw,
+                  scratch_of(s, part, <real*>NULL), part, parts)
+
+
+cdef inline void pack_hidden(
+    const Sequence* s, const real* w, Py_ssize_t G, real* panels, real* back_panels,
+) noexcept nogil:
+    """Panels of G gates of weight_hh, for both directions."""
+    pack_transposed(panels, w, s.H, G, s.H, s.stride, s.H)
+    if s.training:
+        pack(back_panels, w, s.H, G, s.H, s.stride, s.H)
