@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from rnncore import initializers, losses, optimizers
-from rnncore.data import Batch, Task
+from rnncore import initializers, losses, optimizers, tasks
 from rnncore.layers import GRU, LSTM, RNN, Embedding, Linear
 from rnncore.models import SequenceModel, Sequential, Stream, load
 from rnncore.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
@@ -20,7 +18,6 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
-    "Batch",
     "Embedding",
     "History",
     "Linear",
@@ -28,7 +25,6 @@ __all__ = [
     "SequenceModel",
     "Sequential",
     "Stream",
-    "Task",
     "Trainer",
     "__version__",
     "initializers",
@@ -40,9 +36,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # what costs time to import waits until it is asked for
     if name == "__version__":
-        return importlib.import_module("importlib.metadata").version("rnncore")
-    if name == "tasks":
-        return importlib.import_module("rnncore.tasks")
+        import importlib.metadata  # slow to import, so only when asked for
+
+        return importlib.metadata.version("rnncore")
     raise AttributeError(f"module 'rnncore' has no attribute {name!r}")

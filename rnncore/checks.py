@@ -1,7 +1,8 @@
 """What may come in: arguments are checked once, at the border, and nowhere behind it.
 
-Every error names the argument, what was expected and what came. Whatever NumPy can read without losing its meaning
-is taken as it is: lists, other real dtypes, byte-swapped, read-only, Fortran-ordered and strided arrays.
+Every error names the argument, what was expected and what came. Whatever NumPy can read without losing its
+meaning is taken as it is: lists, other real dtypes, byte-swapped, read-only, Fortran-ordered and strided
+arrays.
 """
 
 from __future__ import annotations
@@ -120,12 +121,12 @@ def lengths(value: npt.ArrayLike | None, N: int, T: int) -> np.ndarray | None:
     return found.astype(np.intp, copy=False)
 
 
-def parameters(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return the given parameters as arrays; none may be missing, unknown, or of another shape than expected."""
+def arrays(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return named arrays; none may be missing, unknown, or of another shape than expected."""
     problems = [f"{name} is missing" for name in expected.keys() - given.keys()]
     problems += [f"{name} is unknown" for name in given.keys() - expected.keys()]
     if problems:
-        raise ValueError(f"the parameters do not fit: {', '.join(sorted(problems))}")
+        raise ValueError(f"the names do not fit: {', '.join(sorted(problems))}")
     found = {name: dense(name, value) for name, value in given.items()}
     for name, value in found.items():
         shape(name, value, expected[name])

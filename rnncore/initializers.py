@@ -1,26 +1,27 @@
 """First values of the parameters.
 
-An initializer is a function ``init(layers, rng)`` that writes into ``layer.params[name][...]`` of every layer. Layers and
-models take one by name or as the function itself:
+An initializer is a function ``init(layers, rng)`` that writes into ``layer.params[name][...]`` of every
+layer. Layers and models take one by name or as the function itself:
 
-========== ============================================================================================================
-"default"  recurrent weights orthogonal, input and linear weights Glorot, forget-gate bias 1, other biases 0
+========== =================================================================================================
+"default"  recurrent weights orthogonal, input and linear weights Glorot; forget-gate bias 1, other biases 0
 "pytorch"  uniform in ±1/√H (recurrent) and ±1/√in_features (linear), biases too, as PyTorch does
-"tutorial" every parameter but the biases uniform in [-1, 1); biases 0
-"normal"   every parameter but the biases normal with deviation 0.01; biases 0
-"lecun"    every parameter but the biases normal with deviation 1/√fan-in; biases 0
+"tutorial" weights uniform in [-1, 1); biases 0
+"normal"   weights normal with deviation 0.01; biases 0
+"lecun"    weights normal with deviation 1/√fan-in; biases 0
 "zeros"    all zero
-========== ============================================================================================================
+========== =================================================================================================
 
-All but "zeros" set the slope of a PReLU to 0.25 and, but for "tutorial", "normal" and "lecun", draw embeddings from the
-standard normal distribution. Numbers are drawn in double precision, so that both dtypes start from the same values.
+"default" and "pytorch" draw embeddings from the standard normal distribution. All but "zeros" set the slope of
+a PReLU to 0.25. Numbers are drawn in double precision, so that both dtypes start from the same values.
 
 References
 ----------
 Glorot & Bengio, *Understanding the difficulty of training deep feedforward neural networks*, 2010.
-Saxe, McClelland & Ganguli, *Exact solutions to the nonlinear dynamics of learning in deep linear neural networks*, 2014.
-Gers, Schmidhuber & Cummins, *Learning to forget*, 2000 (the forget gate); Jozefowicz, Zaremba & Sutskever, *An empirical
-exploration of recurrent network architectures*, 2015 (its bias of 1).
+Saxe, McClelland & Ganguli, *Exact solutions to the nonlinear dynamics of learning in deep linear neural
+networks*, 2014 (orthogonal weights).
+Jozefowicz, Zaremba & Sutskever, *An empirical exploration of recurrent network architectures*, 2015 (the
+forget-gate bias).
 LeCun, Bottou, Orr & Müller, *Efficient backprop*, 1998.
 """
 
@@ -45,7 +46,7 @@ class Initializable(Protocol):
 
     @property
     def gates(self) -> str:
-        """One letter for each gate of a recurrent layer, in the order of their rows in the weights; else empty."""
+        """One letter for each gate of a recurrent layer, in the order of the weights' rows; else empty."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -59,7 +60,7 @@ SLOPE = 0.25
 
 
 def default(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
-    """Orthogonal recurrent weights, Glorot input weights, forget-gate bias 1 (in bias_ih)."""
+    """Draw orthogonal recurrent weights and Glorot input weights; the forget-gate bias (in bias_ih) is 1."""
     for layer in layers:
         for name, value in layer.params.items():
             blocks = np.split(value, len(layer.gates) or 1) if name.startswith("weight") else []
@@ -82,10 +83,7 @@ def default(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
 def pytorch(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
     """Draw from PyTorch's distributions (not its very numbers: its generator is another)."""
     for layer in layers:
-        if layer.gates:
-            width = layer.params["weight_hh_l0"].shape[1]
-        else:
-            width = layer.params["weight"].shape[1]
+        width = layer.params["weight_hh_l0" if layer.gates else "weight"].shape[1]
         for name, value in layer.params.items():
             if name.startswith("slope"):
                 value[...] = SLOPE
@@ -96,34 +94,32 @@ def pytorch(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
 
 
 def tutorial(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
-    """Uniform in [-1, 1), drawn as the well-known addition tutorial does.
+    """Draw uniformly from [-1, 1), in the order of the well-known addition tutorial.
 
-    It draws the matrices transposed, (in, out), and in the order input weights, output weights, recurrent weights; so
-    a legacy generator gives the very numbers of ``2 * np.random.random(...) - 1``.
+    Its matrices are (in, out), and come in the order input weights, output weights, recurrent weights: a
+    generator on the bits of a legacy one gives the very numbers of ``2 * np.random.random(...) - 1``.
     """
     _draw(layers, lambda fan_in, shape: 2 * rng.random(shape) - 1)
 
 
 def normal(layers: Sequence[Initializable], rng: np.random.Generator, std: float = 0.01) -> None:
-    """Normal weights with deviation `std` (another one: ``functools.partial(normal, std=...)``)."""
+    """Draw weights of deviation `std`; for another one, ``functools.partial(normal, std=...)``."""
     _draw(layers, lambda fan_in, shape: std * rng.standard_normal(shape))
 
 
 def lecun(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
-    """Normal weights with deviation 1/√fan-in."""
+    """Draw normal weights of deviation 1/√fan-in."""
     _draw(layers, lambda fan_in, shape: rng.standard_normal(shape) / math.sqrt(fan_in))
 
 
 def zeros(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
-    """All zero: for parameters that are loaded next."""
+    """Set all to zero: for parameters that are loaded next."""
     for layer in layers:
         for value in layer.params.values():
             value[...] = 0
 
 
-def _draw(
-    layers: Sequence[Initializable], draw: Callable[[int, tuple[int, ...]], np.ndarray]
-) -> None:
+def _draw(layers: Sequence[Initializable], draw: Callable[[int, tuple[int, ...]], np.ndarray]) -> None:
     """Draw the weights of all layers as (in, out) matrices: input first, then output, then recurrent ones."""
     named = [(name, value) for layer in layers for name, value in layer.params.items()]
     for role in ("weight_ih", "weight", "weight_hh"):
@@ -162,7 +158,7 @@ def get(init: str | Initializer) -> Initializer:
 
 def given(params: Mapping[str, npt.ArrayLike], shapes: Mapping[str, tuple[int, ...]]) -> Initializer:
     """Return an initializer of one layer that writes these values, whose names and shapes are checked now."""
-    found = checks.parameters(shapes, params)
+    found = checks.arrays(shapes, params)
 
     def write(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
         for layer in layers:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rnncore import checks, initializers, kernels
-from rnncore.plan import Join, Plan, Plans, States
+from rnncore.plan import Join, Plan, Plans, States, gradient
 from rnncore.rows import Variable
 
 Seed = int | np.random.Generator | None
@@ -47,9 +47,8 @@ class Arrays(Mapping[str, np.ndarray]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         if value is not self._arrays.get(name):  # `params[name] *= 2` gives back the array it changed
-            raise TypeError(
-                f"an array of {self._owner} cannot be replaced: write into it, {self._owner}[{name!r}][...] = ..."
-            )
+            place = f"{self._owner}[{name!r}]"
+            raise TypeError(f"{place} cannot be replaced by another array: write into it, {place}[...] = ...")
 
     def __repr__(self) -> str:
         return f"{self._owner}: " + ", ".join(f"{name} {value.shape}" for name, value in self._arrays.items())
@@ -84,13 +83,15 @@ class Network(ABC):
     def zero_grad(self) -> None:
         """Zero the gradients of all parameters."""
         for layer in self.chain:
-            layer.flat.grad.fill(0)
+            gradient(layer.flat).fill(0)
 
     def check_input(self, x: npt.ArrayLike) -> tuple[np.ndarray, bool]:
         """Return x as an array (N, T, D), or (N, T) of token ids, and whether it is the latter."""
         found = checks.array("x", x)
         if self.kind_of(found) == "tokens":
-            found = checks.integers("x", found if found.size else x, "token ids")
+            if found.ndim == 3:
+                raise ValueError(f"x must have shape (N, T) (input='tokens'), got {found.shape}")
+            found = checks.integers("x", found, "token ids")
             checks.shape("x", found, ("N", "T"))
             return found, True
         found = checks.dense("x", found)
@@ -106,7 +107,10 @@ class Network(ABC):
             return [layers[0].check_state(name, state, N)]
         if not isinstance(state, list | tuple) or len(state) != len(layers):
             raise ValueError(f"{name} must be a list of the states of {len(layers)} recurrent layers")
-        return [layer.check_state(f"{name}[{i}]", s, N) for i, (layer, s) in enumerate(zip(layers, state, strict=True))]
+        return [
+            layer.check_state(f"{name}[{i}]", s, N)
+            for i, (layer, s) in enumerate(zip(layers, state, strict=True))
+        ]
 
     def wrap_states(self, states: States) -> State:
         """Return lists of arrays as the user sees a state."""
@@ -153,8 +157,8 @@ class Network(ABC):
         arriving = None
         if dy is not None:
             arriving = checks.dense("dy", dy)
-            O = plan.logits.value.shape[1]
-            checks.shape("dy", arriving, (rows.N, O) if plan.last else (rows.N, rows.T, O))
+            width = plan.logits.value.shape[1]
+            checks.shape("dy", arriving, (rows.N, width) if plan.last else (rows.N, rows.T, width))
         self._latest = None
         plan.load_gradients(arriving, states)
         plan.backward()
@@ -170,7 +174,8 @@ class Layer(Network):
     Attributes
     ----------
     params, grads : mapping of str to ndarray
-        Parameters and their gradients. Writing into an array takes effect at the next call; replacing one is an error.
+        Parameters and their gradients. Writing into an array takes effect at the next call; replacing one is
+        an error.
     flat : Variable
         All parameters one after another, and all gradients.
     dtype : dtype
@@ -203,7 +208,7 @@ class Layer(Network):
         size = sum(map(math.prod, shapes.values()))
         self.flat = Variable(np.zeros(size, self.dtype), np.zeros(size, self.dtype))
         self.params = Arrays("params", _views(self.flat.value, shapes))
-        self.grads = Arrays("grads", _views(self.flat.grad, shapes))
+        self.grads = Arrays("grads", _views(gradient(self.flat), shapes))
         initializer([self], self.rng)
 
     @property
@@ -244,7 +249,9 @@ class Layer(Network):
         return _make, (type(self), self.config() | {"init": dict(self.params), "seed": self.rng})
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self.config().items())})"
+        return (
+            f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self.config().items())})"
+        )
 
 
 def _make(layer: type[Layer], arguments: Mapping[str, Any]) -> Layer:
@@ -267,7 +274,11 @@ class Recurrent(Layer):
 
     inputs = ("dense", "tokens")
     kernel: ClassVar[str]
-    _biases: ClassVar[dict[Any, tuple[str, ...]]] = {True: ("bias_ih", "bias_hh"), "single": ("bias_ih",), False: ()}
+    _biases: ClassVar[dict[Any, tuple[str, ...]]] = {
+        True: ("bias_ih", "bias_hh"),
+        "single": ("bias_ih",),
+        False: (),
+    }
 
     def __init__(
         self,
@@ -361,7 +372,7 @@ class Recurrent(Layer):
             After each sequence's own last step (reverse direction: its first).
         """
         plan = self.run_forward(x, state, lengths, training)
-        return plan.read_logits(), self.wrap_states(plan.read_states(plan.final))
+        return plan.read_logits(), self.wrap_states(plan.read_final())
 
     def backward(self, dy: npt.ArrayLike | None, dstate: State = None) -> tuple[np.ndarray | None, State]:
         """Backpropagate through the latest `forward`; parameter gradients are added to `grads`.
@@ -381,7 +392,7 @@ class Recurrent(Layer):
             Gradient with respect to the initial state.
         """
         plan = self.run_backward(dy, dstate)
-        return plan.read_input_grad(), self.wrap_states(plan.read_states(plan.initial, grad=True))
+        return plan.read_input_grad(), self.wrap_states(plan.read_initial_grad())
 
     def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
         """Append the layer's stages to a plan and return their output."""
@@ -452,8 +463,8 @@ class RNN(Recurrent):
     num_layers : int, default 1
         L; each layer but the first takes the outputs of the one below.
     activation : {"tanh", "sigmoid", "relu", "prelu", "identity"}
-        f. "prelu" (He et al., *Delving deep into rectifiers*, 2015) is z for z > 0, else slope · z, with a slope that
-        is learnt.
+        f. "prelu" (He et al., *Delving deep into rectifiers*, 2015) is z for z > 0, else slope · z, with a
+        slope that is learnt.
     bias : bool or "single", default True
         True: bias_ih and bias_hh; "single": bias_ih alone; False: none.
     bidirectional : bool, default False
@@ -468,8 +479,8 @@ class RNN(Recurrent):
     Attributes
     ----------
     params, grads : mapping of str to ndarray
-        weight_ih_l0 (H, D), weight_hh_l0 (H, H), bias_ih_l0 (H,), bias_hh_l0 (H,), slope_l0 (1,), then _l1, ..., each
-        with a twin _reverse if bidirectional; weight_ih_l1 is (H, H * directions).
+        weight_ih_l0 (H, D), weight_hh_l0 (H, H), bias_ih_l0 (H,), bias_hh_l0 (H,), slope_l0 (1,), then _l1,
+        ..., each with a twin _reverse if bidirectional; weight_ih_l1 is (H, H * directions).
 
     Raises
     ------
@@ -507,7 +518,7 @@ class RNN(Recurrent):
 
 
 class LSTM(Recurrent):
-    """Long short-term memory with forget gates (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000).
+    """Long short-term memory (Hochreiter & Schmidhuber 1997) with forget gates (Gers et al. 2000).
 
     ::
 
@@ -636,9 +647,13 @@ class Linear(Layer):
         dtype: npt.DTypeLike = "float32",
         seed: Seed = None,
     ) -> None:
-        I, O = checks.integer("in_features", in_features), checks.integer("out_features", out_features)
+        width = checks.integer("in_features", in_features)
+        height = checks.integer("out_features", out_features)
         self.bias = checks.flag("bias", bias)
-        super().__init__(I, O, {"weight": (O, I)} | ({"bias": (O,)} if self.bias else {}), init, dtype, seed)
+        shapes: dict[str, tuple[int, ...]] = {"weight": (height, width)}
+        if self.bias:
+            shapes["bias"] = (height,)
+        super().__init__(width, height, shapes, init, dtype, seed)
 
     def forward(self, x: npt.ArrayLike) -> np.ndarray:
         """Return y (N, T, O) for x (N, T, I)."""

@@ -1,13 +1,13 @@
 """The losses by name: what each one sees, and which targets it takes.
 
-=============== ============================== ============================ ==========================================
-name            of each element or row         sees                         targets
-=============== ============================== ============================ ==========================================
-"mse"           (p - t)²                       p, after output_activation   real, shaped as p
-"half_mse"      (p - t)² / 2                   p, after output_activation   real, shaped as p
-"bce"           -t log σ(z) - (1-t) log σ(-z)  z, the logits                real in [0, 1], shaped as z
-"cross_entropy" -log softmax(z)[t]             z, the logits                classes 0 ... O-1, shaped as z without its O
-=============== ============================== ============================ ==========================================
+=============== ============================== ========================= ====================================
+name            of each element or row         sees                      targets
+=============== ============================== ========================= ====================================
+"mse"           (p - t)²                       p, behind the activation  real, shaped as p
+"half_mse"      (p - t)² / 2                   p, behind the activation  real, shaped as p
+"bce"           -t log σ(z) - (1-t) log σ(-z)  z, the logits             real in [0, 1], shaped as z
+"cross_entropy" -log softmax(z)[t]             z, the logits             classes 0 ... O-1; z without its O
+=============== ============================== ========================= ====================================
 
 "mean" divides by the number of valid elements (rows for "cross_entropy"), as PyTorch does; "sum" does not.
 """
@@ -31,8 +31,8 @@ def check(loss: str, output_activation: str | None) -> str:
     Raises
     ------
     ValueError
-        For an unknown name, and for a loss from logits whose implied activation is not that of the model: it would
-        be trained for one output and predict another.
+        For an unknown name, and for a loss from logits whose implied activation is not that of the model: it
+        would be trained for one output and predict another.
     """
     checks.choice("loss", loss, NAMES)
     implied = ON_LOGITS.get(loss)
@@ -44,7 +44,7 @@ def check(loss: str, output_activation: str | None) -> str:
 
 
 def target(loss: str, y: npt.ArrayLike, output: tuple[int, ...]) -> np.ndarray:
-    """Return the target as an array, of a dtype and shape that fit an output of shape (N, T, O) or (N, O)."""
+    """Return the target as an array; its dtype and shape must fit an output (N, T, O) or (N, O)."""
     if loss == "cross_entropy":
         found = checks.integers("y", y, "classes")
         checks.shape("y", found, output[:-1])

@@ -34,8 +34,8 @@ class Sequential(Network):
     input : {"dense", "tokens"}, optional
         Numbers (N, T, D) or token ids (N, T). If not given, tokens where the first layer is an `Embedding`.
     output : {"all", "last"}
-        An output at every step, or one for each sequence, from each direction's final state in the last recurrent
-        layer (of a sequence without a step: its initial state).
+        An output at every step, or one for each sequence, from each direction's final state in the last
+        recurrent layer (of a sequence without a step: its initial state).
     output_activation : {None, "sigmoid", "softmax"}
         Applied by `predict` and by losses on predictions.
     seed : int or numpy.random.Generator, optional
@@ -90,12 +90,20 @@ class Sequential(Network):
     @property
     def params(self) -> dict[str, np.ndarray]:
         """The parameters of all layers, to be written into."""
-        return {f"{name}.{key}": value for name, layer in self.layers.items() for key, value in layer.params.items()}
+        return {
+            f"{name}.{key}": value
+            for name, layer in self.layers.items()
+            for key, value in layer.params.items()
+        }
 
     @property
     def grads(self) -> dict[str, np.ndarray]:
         """Their gradients."""
-        return {f"{name}.{key}": value for name, layer in self.layers.items() for key, value in layer.grads.items()}
+        return {
+            f"{name}.{key}": value
+            for name, layer in self.layers.items()
+            for key, value in layer.grads.items()
+        }
 
     @property
     def num_parameters(self) -> int:
@@ -115,8 +123,8 @@ class Sequential(Network):
         ----------
         x : array_like, (N, T, D) numbers or (N, T) token ids
         state : optional
-            Initial state of the recurrent layer (see its `forward`), or with several a list of theirs; zero if not
-            given.
+            Initial state of the recurrent layer (see its `forward`), or with several a list of theirs; zero
+            if not given.
         lengths : array_like of int, (N,), optional
             Valid steps of each sequence, 0 ... T; all T if not given.
         training : bool
@@ -130,9 +138,11 @@ class Sequential(Network):
             After each sequence's last step.
         """
         plan = self.run_forward(x, state, lengths, training)
-        return plan.read_logits(), self.wrap_states(plan.read_states(plan.final))
+        return plan.read_logits(), self.wrap_states(plan.read_final())
 
-    def backward(self, dlogits: npt.ArrayLike | None, dstate: State = None) -> tuple[np.ndarray | None, State]:
+    def backward(
+        self, dlogits: npt.ArrayLike | None, dstate: State = None
+    ) -> tuple[np.ndarray | None, State]:
         """Backpropagate through the latest ``forward(..., training=True)``, adding to the layers' `grads`.
 
         Parameters
@@ -150,7 +160,7 @@ class Sequential(Network):
             Gradient with respect to the initial state.
         """
         plan = self.run_backward(dlogits, dstate)
-        return plan.read_input_grad(), self.wrap_states(plan.read_states(plan.initial, grad=True))
+        return plan.read_input_grad(), self.wrap_states(plan.read_initial_grad())
 
     def predict(self, x: npt.ArrayLike, lengths: npt.ArrayLike | None = None) -> np.ndarray:
         """Return the output after its activation, (N, T, O) or (N, O); arguments as for `forward`."""
@@ -170,17 +180,19 @@ class Sequential(Network):
         Raises
         ------
         ValueError, TypeError
-            If a parameter is missing, unknown or of another shape, or holds no real numbers. Nothing has been changed
-            then.
+            If a parameter is missing, unknown or of another shape, or holds no real numbers. Nothing has been
+            changed then.
         """
         own = self.params
-        found = checks.parameters({name: value.shape for name, value in own.items()}, params)
+        found = checks.arrays({name: value.shape for name, value in own.items()}, params)
         for name, value in found.items():
             own[name][...] = value
 
     def config(self) -> dict[str, Any]:
         """Return all that makes the model but its parameters, in plain types."""
-        layers = {name: {"type": type(layer).__name__, **layer.config()} for name, layer in self.layers.items()}
+        layers = {
+            name: {"type": type(layer).__name__, **layer.config()} for name, layer in self.layers.items()
+        }
         return {
             "layers": layers,
             "input": self.input,
@@ -201,7 +213,9 @@ class Sequential(Network):
         rows.append(("", self.output_activation or "", "", f"{self.num_parameters:,}"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
-            "  ".join([*(cell.ljust(w) for cell, w in zip(row[:3], widths, strict=False)), row[3].rjust(widths[3])])
+            "  ".join(
+                [*(cell.ljust(w) for cell, w in zip(row[:3], widths, strict=False)), row[3].rjust(widths[3])]
+            )
             for row in rows
         ]
         return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
@@ -235,10 +249,11 @@ class SequenceModel(Sequential):
         O.
     cell : {"lstm", "gru", "rnn"}
     num_layers : int, default 1
-    input : {"dense", "tokens"}
+    input : {"tokens", "dense"}
+        Token ids (N, T) or numbers (N, T, D).
     embedding_size : int, optional
-        For tokens: learn a vector of this size for each. If not given, ids are one-hot vectors in effect: each picks
-        a column of the input weights.
+        For tokens: learn a vector of this size for each. If not given, ids are one-hot vectors in effect:
+        each picks a column of the input weights.
     output, output_activation
         As for `Sequential`.
     activation : str, default "tanh"
@@ -246,7 +261,8 @@ class SequenceModel(Sequential):
     reset_after : bool, default True
         Of a GRU; see `GRU`.
     bias : bool or "single", default True
-        True: two in the recurrent layers, as PyTorch; "single": one; False: none. The head has one unless False.
+        True: two in the recurrent layers, as PyTorch; "single": one; False: none. The head has one unless
+        False.
     bidirectional : bool, default False
     dropout : float, default 0
         Between recurrent layers.
@@ -275,7 +291,7 @@ class SequenceModel(Sequential):
         cell: str = "lstm",
         num_layers: int = 1,
         *,
-        input: str = "dense",
+        input: str = "tokens",
         embedding_size: int | None = None,
         output: str = "all",
         output_activation: str | None = None,
@@ -289,36 +305,38 @@ class SequenceModel(Sequential):
         seed: Seed = 0,
     ) -> None:
         checks.choice("cell", cell, CELLS)
-        checks.choice("input", input, ("dense", "tokens"))
-        initializer = None if isinstance(init, Mapping) else initializers.get(init)
+        checks.choice("input", input, ("tokens", "dense"))
+        width = checks.integer("input_size", input_size)
         rng = np.random.default_rng(seed)
         options: dict[str, Any] = {"init": "zeros", "dtype": dtype, "seed": rng}
         layers: dict[str, Layer] = {}
-        width = checks.integer("input_size", input_size)
         if embedding_size is not None:
             if input != "tokens":
-                raise ValueError("embedding_size is for input='tokens'")
+                raise ValueError(f"embedding_size is for input='tokens', got input={input!r}")
             width = checks.integer("embedding_size", embedding_size)
             layers["embedding"] = Embedding(input_size, width, **options)
-        own = {"rnn": {"activation": activation}, "gru": {"reset_after": reset_after}}.get(cell, {})
-        layers["rnn"] = CELLS[cell](
+        of_cell: dict[str, dict[str, Any]] = {
+            "rnn": {"activation": activation},
+            "lstm": {},
+            "gru": {"reset_after": reset_after},
+        }
+        layers["rnn"] = rnn = CELLS[cell](
             width,
             hidden_size,
             num_layers,
             bias=bias,
             bidirectional=bidirectional,
             dropout=dropout,
-            **own,
+            **of_cell[cell],
             **options,
         )
-        layers["head"] = Linear(
-            layers["rnn"].out_features, checks.integer("output_size", output_size), bias=bias is not False, **options
-        )
+        size = checks.integer("output_size", output_size)
+        layers["head"] = Linear(rnn.out_features, size, bias=bias is not False, **options)
         super().__init__(layers, input=input, output=output, output_activation=output_activation, seed=rng)
-        if initializer:
-            initializer(self.chain, rng)
-        else:
+        if isinstance(init, Mapping):
             self.load_state_dict(init)
+        else:
+            initializers.get(init)(self.chain, rng)
 
 
 class Stream:
@@ -338,12 +356,16 @@ class Stream:
 
     def __init__(self, model: Sequential, batch_size: int = 1) -> None:
         if any(isinstance(layer, Recurrent) and layer.bidirectional for layer in model.chain):
-            raise ValueError("a bidirectional model cannot be streamed: its reverse direction begins at the end")
+            raise ValueError(
+                "a bidirectional model cannot be streamed: its reverse direction begins at the end"
+            )
         N = checks.integer("batch_size", batch_size)
         tokens = model.input == "tokens"
         # on layers of its own: training the model further leaves the stream alone
         chain = [layer.copy() for layer in model.chain]
-        plan = Plan(chain, N, 1, tokens=tokens, output=model.output, output_activation=model.output_activation)
+        plan = Plan(
+            chain, N, 1, tokens=tokens, output=model.output, output_activation=model.output_activation
+        )
         self._model = model
         self._plan = plan
         self._stages = [*plan.stages, *([plan.activation] if plan.activation else [])]
@@ -379,7 +401,9 @@ class Stream:
         np.copyto(x, given, casting="unsafe")  # one step of all sequences is packed as it is
         wrong = checks.first_beyond(x, plan.vocabulary) if tokens else None
         if wrong:
-            raise ValueError(f"x_t[{wrong[0]}] = {x[wrong]}, but the vocabulary has ids 0 ... {plan.vocabulary - 1}")
+            raise ValueError(
+                f"x_t[{wrong[0]}] = {x[wrong]}, but the vocabulary has ids 0 ... {plan.vocabulary - 1}"
+            )
         for stage in self._stages:
             stage.forward()
         for initial, final in self._carry:
@@ -391,8 +415,8 @@ class Stream:
 
     @property
     def state(self) -> State:
-        """A copy of the state after the latest step; assign one, as of `Sequential.forward`, to go on from there."""
-        return self._model.wrap_states(self._plan.read_states(self._plan.initial))
+        """A copy of the state after the latest step; assign one to go on from there."""
+        return self._model.wrap_states(self._plan.read_initial())
 
     @state.setter
     def state(self, state: State) -> None:
@@ -430,14 +454,16 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     layers = {}
     for name, own in config.pop("layers").items():
         layer = LAYERS[own.pop("type")]
-        init = {key.removeprefix(f"{name}."): value for key, value in params.items() if key.startswith(f"{name}.")}
+        init = {
+            key.removeprefix(f"{name}."): value for key, value in params.items() if key.startswith(f"{name}.")
+        }
         layers[name] = layer(**own, init=init)
     return Sequential(layers, **config)
 
 
 def _header(path: str | os.PathLike[str], metadata: Mapping[str, str] | None) -> dict[str, Any]:
     """Return the configuration in a file's metadata, if this version can read it."""
-    if "rnncore" not in (metadata or {}):
+    if not metadata or "rnncore" not in metadata:
         raise ValueError(f"{path} is no model of rnncore: its metadata has no entry 'rnncore'")
     try:
         header = json.loads(metadata["rnncore"])
@@ -489,7 +515,9 @@ def _check_chain(layers: Mapping[str, Layer]) -> None:
                     f"but layers[{previous!r}] gives {below.out_features}"
                 )
             if layer.dtype != below.dtype:
-                raise ValueError(f"layers[{name!r}] has dtype {layer.dtype}, but layers[{previous!r}] {below.dtype}")
+                raise ValueError(
+                    f"layers[{name!r}] has dtype {layer.dtype}, but layers[{previous!r}] {below.dtype}"
+                )
         before = name, layer
     if len(set(map(id, layers.values()))) < len(layers):
         raise ValueError("layers holds the same layer twice: copy.deepcopy makes another one")

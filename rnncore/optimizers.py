@@ -1,6 +1,6 @@
 """Optimizers and gradient clipping; rules and defaults are PyTorch's.
 
-An optimizer is made with its hyperparameters and bound to the parameters by the `Trainer` that it is given to::
+An optimizer is made with its hyperparameters and bound to the parameters by the `Trainer` given it::
 
     trainer = rnncore.Trainer(model, loss="cross_entropy", optimizer=rnncore.Adam(lr=3e-3))
     trainer.optimizer.lr = 1e-3     # from the next step on
@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -63,7 +62,9 @@ class Optimizer(ABC):
             If it is bound already: its state belongs to other parameters.
         """
         if self._bound:
-            raise ValueError(f"this {type(self).__name__} is in use already: give every trainer an optimizer of its own")
+            raise ValueError(
+                f"this {type(self).__name__} is in use: give every trainer an optimizer of its own"
+            )
         self._bound = [(v, {slot: np.zeros_like(v.value) for slot in self.slots()}) for v in variables]
 
     def step(self) -> None:
@@ -78,8 +79,8 @@ class Optimizer(ABC):
         Returns
         -------
         dict
-            ``"steps"``, a scalar, and for layer k and each slot ``"k.slot"``: flat, the layer's parameters one after
-            another in the order of ``layer.params``.
+            ``"steps"``, a scalar, and for layer k and each slot ``"k.slot"``: flat, the layer's parameters
+            one after another in the order of ``layer.params``.
         """
         state = {f"{k}.{slot}": value.copy() for k, slot, value in self._slots()}
         return {"steps": np.array(self.steps)} | state
@@ -90,17 +91,13 @@ class Optimizer(ABC):
         Raises
         ------
         ValueError
-            If a key is missing or too many, or a shape is another one. Nothing has been changed then.
+            If an entry is missing, unknown or of another shape. Nothing has been changed then.
         """
         own = {f"{k}.{slot}": value for k, slot, value in self._slots()}
-        if differing := sorted(own.keys() ^ (state.keys() - {"steps"})) or ["steps"][: "steps" not in state]:
-            raise ValueError(f"state does not fit this {type(self).__name__}: {', '.join(differing)} missing or too many")
-        steps = checks.integer("state['steps']", np.asarray(state["steps"])[()], minimum=0)
+        found = checks.arrays({"steps": ()} | {key: value.shape for key, value in own.items()}, state)
+        self.steps = checks.integer("steps", found["steps"][()], minimum=0)
         for key, value in own.items():
-            checks.shape(f"state[{key!r}]", checks.dense(f"state[{key!r}]", state[key]), value.shape)
-        self.steps = steps
-        for key, value in own.items():
-            value[...] = state[key]
+            value[...] = found[key]
 
     def _slots(self) -> list[tuple[int, str, np.ndarray]]:
         return [(k, slot, value) for k, (_, state) in enumerate(self._bound) for slot, value in state.items()]
@@ -326,7 +323,7 @@ class AdamW(Adam):
         super().__init__(lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
 
-NAMED: dict[str, type[Optimizer]] = {
+NAMED: dict[str, Callable[[], Optimizer]] = {
     "sgd": SGD,
     "adagrad": Adagrad,
     "rmsprop": RMSprop,
@@ -342,7 +339,7 @@ def get(optimizer: str | Optimizer) -> Optimizer:
     return NAMED[checks.choice("optimizer", optimizer, NAMED)]()
 
 
-def clip_norm(grads: Sequence[Any], limit: float) -> float:
+def clip_norm(grads: Sequence[np.ndarray], limit: float) -> float:
     """Scale the gradients in place so that their global norm is at most `limit`.
 
     The factor is min(1, limit / (norm + 1e-6)), as in PyTorch's ``clip_grad_norm_``.
@@ -360,7 +357,7 @@ def clip_norm(grads: Sequence[Any], limit: float) -> float:
     return norm
 
 
-def clip_value(grads: Sequence[Any], limit: float) -> None:
+def clip_value(grads: Sequence[np.ndarray], limit: float) -> None:
     """Clip every element of the gradients in place to [-limit, limit]."""
     for grad in grads:
         kernels.active.clip(grad, limit)

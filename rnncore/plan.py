@@ -1,7 +1,7 @@
 """Layers laid out for a shape: a `Plan` binds every buffer once and then runs without allocating.
 
-A layer by itself, a model, a stream and a trainer all run the same plan. Data enters and leaves it in the caller's
-order, (N, T, ...); inside, the batch is packed (see `rnncore.rows`).
+A layer by itself, a model, a stream and a trainer all run the same plan. Data enters and leaves it in the
+caller's order, (N, T, ...); inside, the batch is packed (see `rnncore.rows`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,12 @@ from rnncore import checks, kernels, losses
 from rnncore.rows import Rows, Variable
 
 States = Sequence[Sequence[np.ndarray]]  # for each recurrent layer h, or h and c: (L * directions, N, H)
+
+
+def gradient(variable: Variable) -> np.ndarray:
+    """Return the gradient of a variable that has one."""
+    assert variable.grad is not None
+    return variable.grad
 
 
 class Stage(Protocol):
@@ -76,8 +82,10 @@ class Plan:
         Keep what a backward pass needs, and have dropout.
     input_grads : bool
         Also find the gradients of x and of the initial state.
-    loss, reduction : str
-        With a loss, the plan ends in it; see `rnncore.losses`.
+    loss : str, optional
+        Ends the plan; see `rnncore.losses`.
+    reduction : {"mean", "sum"}
+        Of the loss.
 
     Attributes
     ----------
@@ -146,8 +154,9 @@ class Plan:
                 self.stages.append(self.activation)
         self.loss = loss
         if loss:
-            R, O = self.logits.value.shape
-            self.target = np.zeros(R, np.intp) if loss == "cross_entropy" else np.zeros((R, O), self.dtype)
+            self.target: np.ndarray = np.zeros(self.logits.value.shape, self.dtype)
+            if loss == "cross_entropy":
+                self.target = np.zeros(len(self.target), np.intp)
             self.loss_stage = kernels.active.Loss(
                 self.rows,
                 self.prediction if loss in losses.ON_PREDICTION else self.logits,
@@ -161,16 +170,16 @@ class Plan:
     # what layers build from
 
     def variable(self, shape: tuple[int, ...], grad: bool = True) -> Variable:
-        """Return a buffer, with a gradient that every backward pass begins from zero if the plan is for training."""
-        gradient = None
-        if grad and self.training:
-            gradient = np.zeros(shape, self.dtype)
-            self.gradients.append(gradient)
-        return Variable(np.zeros(shape, self.dtype), gradient)
+        """Return a buffer; in training with a gradient, which every backward pass begins from zero."""
+        if not (grad and self.training):
+            return Variable(np.zeros(shape, self.dtype))
+        self.gradients.append(np.zeros(shape, self.dtype))
+        return Variable(np.zeros(shape, self.dtype), self.gradients[-1])
 
     def weights(self, layer: Layer, names: Sequence[str]) -> tuple[Variable, ...]:
         """Return parameters of a layer, with their gradients if the plan is for training."""
-        return tuple(Variable(layer.params[name], layer.grads[name] if self.training else None) for name in names)
+        grads = layer.grads if self.training else {}
+        return tuple(Variable(layer.params[name], grads.get(name)) for name in names)
 
     def state(self, count: int, depth: int, H: int) -> tuple[tuple[Variable, ...], tuple[Variable, ...]]:
         """Return initial and final state of a recurrent layer: `count` variables (depth, N, H) each."""
@@ -241,6 +250,7 @@ class Plan:
         R = self.rows.N if self.last else self.rows.M
         if R == 0:
             raise ValueError("x has no valid step: there is nothing to learn from")
+        assert self.loss is not None
         wrong = losses.outside(self.loss, self.target[:R], self.logits.value.shape[1])
         if wrong:
             expected = losses.expected(self.loss, self.logits.value.shape[1])
@@ -257,13 +267,13 @@ class Plan:
         self.zero_grad()
         if dy is not None:
             if self.last:
-                self.logits.grad[...] = dy[self.rows.order]
+                gradient(self.logits)[...] = dy[self.rows.order]
             else:
-                self.rows.gather(dy, self.logits.grad)
+                self.rows.gather(dy, gradient(self.logits))
         if dstates is not None:  # behind "last" the final state may be the output as well
             for layer, arriving in zip(self.final, dstates, strict=True):
-                for variable, gradient in zip(layer, arriving, strict=True):
-                    variable.grad[...] += gradient[:, self.rows.order]
+                for variable, array in zip(layer, arriving, strict=True):
+                    gradient(variable)[...] += array[:, self.rows.order]
 
     # the passes
 
@@ -279,8 +289,8 @@ class Plan:
 
     def zero_grad(self) -> None:
         """Zero the gradients of the data."""
-        for gradient in self.gradients:
-            gradient.fill(0)
+        for array in self.gradients:
+            array.fill(0)
 
     def backward(self) -> None:
         """Find the gradients of the data, and add to those of the weights."""
@@ -315,15 +325,23 @@ class Plan:
         """Return the gradient of x, (N, T, D); None for token ids."""
         return None if self.x.grad is None else self._scatter(self.x.grad)
 
-    def read_states(self, states: Sequence[Sequence[Variable]], grad: bool = False) -> list[tuple[np.ndarray, ...]]:
-        """Return `initial` or `final`, or their gradients: (L * directions, N, H) each."""
-        return [tuple(self._unsort(v.grad if grad else v.value, axis=1) for v in layer) for layer in states]
+    def read_final(self) -> States:
+        """Return the final states, (L * directions, N, H) each."""
+        return [[self._unsort(v.value, axis=1) for v in layer] for layer in self.final]
+
+    def read_initial(self) -> States:
+        """Return the initial states, (L * directions, N, H) each."""
+        return [[self._unsort(v.value, axis=1) for v in layer] for layer in self.initial]
+
+    def read_initial_grad(self) -> States:
+        """Return the gradients of the initial states, (L * directions, N, H) each."""
+        return [[self._unsort(gradient(v), axis=1) for v in layer] for layer in self.initial]
 
     def _read(self, value: np.ndarray) -> np.ndarray:
         return self._unsort(value, axis=0) if self.last else self._scatter(value)
 
     def _scatter(self, packed: np.ndarray) -> np.ndarray:
-        out = np.empty((self.rows.N, self.rows.T, *packed.shape[1:]), packed.dtype)
+        out = np.empty((self.rows.N, self.rows.T, packed.shape[1]), packed.dtype)
         self.rows.scatter(packed, out)
         return out
 
@@ -359,7 +377,8 @@ class Join:
     def __init__(self, parts: Sequence[Variable], y: Variable) -> None:
         values = np.split(y.value, len(parts), axis=1)
         grads = [None] * len(parts) if y.grad is None else np.split(y.grad, len(parts), axis=1)
-        self._pairs = [(part, Variable(*column)) for part, column in zip(parts, zip(values, grads))]
+        columns = map(Variable, values, grads)
+        self._pairs = list(zip(parts, columns, strict=True))
 
     def pack(self) -> None:
         """Do nothing: no weights."""
@@ -372,7 +391,7 @@ class Join:
     def backward(self) -> None:
         """Add to the gradients of the parts."""
         for part, column in self._pairs:
-            part.grad[...] += column.grad
+            gradient(part)[...] += gradient(column)
 
     def accumulate(self) -> None:
         """Do nothing: no weights."""

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rnncore import checks, losses, optimizers
-from rnncore.data import Batch, Task
 from rnncore.layers import Seed, State
 from rnncore.models import Sequential
-from rnncore.plan import Plan, Plans
+from rnncore.plan import Plan, Plans, gradient
+from rnncore.tasks.task import Batch, Task
 
 REDUCTIONS = ("mean", "sum")
 REPORT_EVERY = 0.1  # seconds between two looks of the progress bar
@@ -31,7 +31,7 @@ class History:
     loss : list of float
         Of every update.
     metrics : dict of int to dict of str to float
-        What `Trainer.evaluate` gave, by the number of updates made until then.
+        What ``task.validate(model)`` gave, by the number of updates made until then.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class History:
         names = list(dict.fromkeys(name for metrics in self.metrics.values() for name in metrics))
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["step", "loss", *(f"validation_{name}" if name == "loss" else name for name in names)])
+            writer.writerow(["step", "loss", *names])
             for step, loss in enumerate(self.loss, 1):
                 metrics = self.metrics.get(step, {})
                 writer.writerow([step, loss, *(metrics.get(name, "") for name in names)])
@@ -110,7 +110,7 @@ class Trainer:
         self.optimizer = optimizers.get(optimizer)
         self.optimizer.bind([layer.flat for layer in model.chain])
         self._norm_limit = math.inf if self.clip_norm is None else self.clip_norm
-        self._grads = [layer.flat.grad for layer in model.chain]
+        self._grads = [gradient(layer.flat) for layer in model.chain]
         self._plans = Plans()
         self._latest: Plan | None = None
         self._state: State = None
@@ -128,8 +128,8 @@ class Trainer:
         ----------
         x : array_like, (N, T, D) numbers or (N, T) token ids
         y : array_like
-            (N, T, O), or (N, O) for output "last"; for "cross_entropy" classes (N, T) or (N,). What stands behind the
-            end of a sequence is not looked at.
+            (N, T, O), or (N, O) for output "last"; for "cross_entropy" classes (N, T) or (N,). What stands
+            behind the end of a sequence is not looked at.
         lengths : array_like of int, (N,), optional
         state : optional
             Initial state; ``trainer.state`` goes on from the batch before.
@@ -142,8 +142,8 @@ class Trainer:
         Raises
         ------
         ValueError, TypeError
-            If an argument is of a wrong shape or dtype, holds NaN or infinity, an unknown token or class, or not one
-            valid step.
+            If an argument is of a wrong shape or dtype, holds NaN or infinity, an unknown token or class, or
+            not one valid step.
         FloatingPointError
             If the loss or a gradient is infinite or no number. In all cases the parameters stay unchanged.
         """
@@ -172,12 +172,12 @@ class Trainer:
     def state(self) -> State:
         """State after the latest step, as a copy; None before the first."""
         if self._latest is not None and self._state is None:
-            self._state = self.model.wrap_states(self._latest.read_states(self._latest.final))
+            self._state = self.model.wrap_states(self._latest.read_final())
         return self._state
 
     @property
     def prediction(self) -> np.ndarray:
-        """What the model predicted for the batch of the latest step, before its update: as by `Sequential.predict`."""
+        """What the model predicted for the batch of the latest step before its update, as by `predict`."""
         if self._latest is None:
             raise RuntimeError("prediction needs a step before it")
         return self._latest.read_prediction()
@@ -202,7 +202,7 @@ class Trainer:
         epochs : int, optional
             Number of passes over the task's batches. One of the two at least; the first reached ends the run.
         validate_every : int, optional
-            Call `evaluate` after every so many updates, and at the end.
+            Put ``task.validate(model)`` into the history after every so many updates, and at the end.
         callback : callable, optional
             Called as ``callback(step, loss)`` after every update, step counting from 1.
         progress : bool
@@ -226,7 +226,7 @@ class Trainer:
             for batch in itertools.islice(self._batches(task, epochs), steps):
                 loss.append(self.step(batch.x, batch.y, batch.lengths, self.state if batch.carry else None))
                 if len(loss) % every == 0:
-                    history.metrics[len(loss)] = self.evaluate(task)
+                    history.metrics[len(loss)] = task.validate(self.model)
                 if callback:
                     callback(len(loss), loss[-1])
                 if time.monotonic() >= due:
@@ -234,7 +234,7 @@ class Trainer:
                     due = time.monotonic() + REPORT_EVERY
             _report(bar, loss)
         if validate_every and loss and len(loss) not in history.metrics:
-            history.metrics[len(loss)] = self.evaluate(task)
+            history.metrics[len(loss)] = task.validate(self.model)
         return history
 
     def measure(
@@ -258,23 +258,17 @@ class Trainer:
         plan = self._load(x, y, lengths, state, training=False)
         plan.pack()
         plan.forward()
-        return plan.read_loss(), plan.count, self.model.wrap_states(plan.read_states(plan.final))
+        return plan.read_loss(), plan.count, self.model.wrap_states(plan.read_final())
 
     def evaluate(self, task: Task) -> dict[str, float]:
-        """Return the mean "loss" over all valid elements of the task's validation, if any, and the task's metrics."""
-        total, elements = 0.0, 0
-        state: State = None
-        for batch in itertools.starmap(Batch, task.validation()):
-            loss, count, state = self.measure(batch.x, batch.y, batch.lengths, state if batch.carry else None)
-            total += loss * count
-            elements += count
-        return ({"loss": total / elements} if elements else {}) | dict(task.metrics(self.model))
+        """Return how well the model does on what the task holds out: ``task.evaluate(model)``."""
+        return task.evaluate(self.model)
 
     def _batches(self, task: Task, epochs: int | None) -> Iterator[Batch]:
         """Yield the batches of one epoch after another."""
         for _ in itertools.count() if epochs is None else range(epochs):
             batch = None
-            for batch in itertools.starmap(Batch, task.batches(self.rng)):
+            for batch in task.batches(self.rng):
                 yield batch
             if batch is None:
                 raise ValueError("task.batches() gave no batch")
@@ -302,8 +296,8 @@ class Trainer:
         model = self.model
         x, tokens = model.check_input(x)
         N, T = x.shape[:2]
-        O = model.chain[-1].out_features
-        losses.target(self.loss, y, (N, O) if model.output == "last" else (N, T, O))
+        width = model.chain[-1].out_features
+        losses.target(self.loss, y, (N, width) if model.output == "last" else (N, T, width))
         return Plan(
             model.chain,
             N,
@@ -317,8 +311,10 @@ class Trainer:
         )
 
     def _stop(self, plan: Plan, what: str) -> NoReturn:
-        self._state = self.model.wrap_states(plan.read_states(plan.initial))  # as if the step had not been
-        raise FloatingPointError(f"{what} at update {self.optimizer.steps + 1}: the parameters stay as they were")
+        self._state = self.model.wrap_states(plan.read_initial())  # as if the step had not been
+        raise FloatingPointError(
+            f"{what} at update {self.optimizer.steps + 1}: the parameters stay as they were"
+        )
 
 
 def _report(bar: Any, loss: list[float]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -67,12 +67,18 @@ class BinaryAddition:
         options
             Arguments of `rnncore.SequenceModel`.
         """
-        options = {"cell": "rnn", "activation": "sigmoid", "output_activation": "sigmoid"} | options
+        options = {
+            "cell": "rnn",
+            "input": "dense",
+            "activation": "sigmoid",
+            "output_activation": "sigmoid",
+        } | options
         return SequenceModel(2, hidden_size, 1, **options)
 
-    def batch(self, rng: np.random.Generator) -> Batch:
-        """Draw `batch_size` sums of `bits` bits from those that are not held out."""
-        return Batch(*encode(self.pairs[rng.integers(len(self.pairs), size=self.batch_size)], self.bits))
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Yield without end `batch_size` sums of `bits` bits, drawn from those that are not held out."""
+        while True:
+            yield Batch(*encode(self.pairs[rng.integers(len(self.pairs), size=self.batch_size)], self.bits))
 
     def sums(self, bits: int, count: int) -> np.ndarray:
         """Return operands of random sums of any length, the same ones each time.
@@ -174,7 +180,9 @@ def written_out(model: Sequential, pairs: np.ndarray, bits: int) -> str:
     x, y = encode(pairs, bits)
     prediction = model.predict(x)
     lines = []
-    for (a, b), found, true, p, t in zip(pairs.tolist(), decode(prediction), decode(y), prediction, y, strict=True):
+    for (a, b), found, true, p, t in zip(
+        pairs.tolist(), decode(prediction), decode(y), prediction, y, strict=True
+    ):
         verdict = "" if found == true else f"   wrong: {true}"
         lines += [
             f"{a} + {b} = {found}{verdict}",

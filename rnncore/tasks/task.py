@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -19,18 +20,25 @@ class Batch(NamedTuple):
         Targets.
     lengths : ndarray of int, (N,), or None
         Valid steps of each sequence; None: all T.
+    carry : bool
+        Begin with the state that the batch before ended with, which had as many sequences; otherwise with zero.
     """
 
     x: np.ndarray
     y: np.ndarray
     lengths: np.ndarray | None = None
+    carry: bool = False
 
 
 class Task(Protocol):
-    """Data to learn from, and how well a model does; any object with these methods is one."""
+    """Data to learn from, and how well a model does; any object with these methods is one.
 
-    def batch(self, rng: np.random.Generator) -> Batch:
-        """Draw the sequences of one update; `rng` is the only source of chance."""
+    A trainer keeps its buffers for the latest few shapes: sequences of unequal length should all be padded to one
+    T, with `lengths` given. Steps behind the end of a sequence cost nothing.
+    """
+
+    def batches(self, rng: np.random.Generator) -> Iterable[Batch]:
+        """Yield the batches of one epoch, one for each update, or without end; `rng` is the only source of chance."""
 
     def validate(self, model: Sequential) -> dict[str, float]:
         """Return what is worth watching during training, measured on data held out from it."""
