@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from rnncore import checks
+from rnncore import checks, pictures
 from rnncore.models import Sequential, SequenceModel
 from rnncore.tasks.task import Batch
-
-MOST_BITS = 64  # of a sum: unsigned 64-bit integers hold it
 
 
 class BinaryAddition:
     """Sums c = a + b in binary, from the least significant bit to the most: x_t = (a_t, b_t), y_t = c_t.
 
-    Operands have one bit less than sums, so that every sum fits. Of all pairs of operands a part is held out; training
-    draws from the others. What was learnt is the carry if sums of more bits than any in training come out right too.
+    Operands have one bit less than sums, so that every sum fits. Of all pairs of operands a part is held out;
+    training draws from the others. What was learnt is the carry if sums of more bits than any in training come
+    out right too.
 
     Parameters
     ----------
@@ -33,8 +33,10 @@ class BinaryAddition:
 
     Attributes
     ----------
-    pairs, held_out_pairs : ndarray of uint64, (number of pairs, 2)
-        Operands to train on, and the others.
+    pairs : ndarray of uint64, (number of pairs, 2)
+        Operands to train on.
+    test_pairs : ndarray of uint64, (number of pairs, 2)
+        The pairs held out; 10 000 random ones if none are.
 
     Raises
     ------
@@ -43,17 +45,25 @@ class BinaryAddition:
     """
 
     def __init__(self, bits: int = 8, *, held_out: float = 0.2, batch_size: int = 64, seed: int = 0) -> None:
-        self.bits = checks.integer("bits", bits, minimum=2)
-        if self.bits > 12:
-            raise ValueError(f"bits must be at most 12, got {bits}: all pairs of operands are listed")
+        self.bits = _sum_bits(bits, most=12)
         self.held_out = checks.real("held_out", held_out, high=1.0)
         self.batch_size = checks.integer("batch_size", batch_size)
         self.seed = checks.integer("seed", seed, minimum=0)
         operands = np.arange(2 ** (self.bits - 1), dtype=np.uint64)
         pairs = np.stack(np.meshgrid(operands, operands), axis=-1).reshape(-1, 2)
-        np.random.default_rng(self.seed).shuffle(pairs)
-        count = round(self.held_out * len(pairs))
-        self.held_out_pairs, self.pairs = pairs[:count], pairs[count:]
+        np.random.default_rng([self.seed, 0]).shuffle(pairs)
+        count = min(round(self.held_out * len(pairs)), len(pairs) - 1)
+        self.pairs = pairs[count:]
+        self.test_pairs = pairs[:count] if count else self.sums(self.bits)
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a task again."""
+        return {
+            "bits": self.bits,
+            "held_out": self.held_out,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+        }
 
     def model(self, hidden_size: int = 16, **options: Any) -> SequenceModel:
         """Return a network for the task.
@@ -67,54 +77,40 @@ class BinaryAddition:
         options
             Arguments of `rnncore.SequenceModel`.
         """
-        options = {
-            "cell": "rnn",
-            "input": "dense",
-            "activation": "sigmoid",
-            "output_activation": "sigmoid",
-        } | options
+        options = {"input": "dense", "cell": "rnn", "activation": "sigmoid", "output_activation": "sigmoid"} | options
         return SequenceModel(2, hidden_size, 1, **options)
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Yield without end `batch_size` sums of `bits` bits, drawn from those that are not held out."""
         while True:
-            yield Batch(*encode(self.pairs[rng.integers(len(self.pairs), size=self.batch_size)], self.bits))
+            drawn = rng.integers(len(self.pairs), size=self.batch_size)
+            yield Batch(*encode(self.pairs[drawn], self.bits))
 
-    def sums(self, bits: int, count: int) -> np.ndarray:
+    def sums(self, bits: int, count: int = 10_000) -> np.ndarray:
         """Return operands of random sums of any length, the same ones each time.
 
         Parameters
         ----------
         bits : int
             Of the sums: 2 ... 64.
-        count : int
+        count : int, default 10000
 
         Returns
         -------
         pairs : ndarray of uint64, (count, 2)
         """
-        if not 2 <= checks.integer("bits", bits) <= MOST_BITS:
-            raise ValueError(f"bits must lie in 2 ... {MOST_BITS}, got {bits}")
-        rng = np.random.default_rng([self.seed, bits])
-        return rng.integers(2 ** (bits - 1), size=(count, 2), dtype=np.uint64)
+        rng = np.random.default_rng([self.seed, _sum_bits(bits)])
+        size = (checks.integer("count", count), 2)
+        return rng.integers(2 ** (bits - 1), size=size, dtype=np.uint64)
 
     def validate(self, model: Sequential) -> dict[str, float]:
-        """Return the error and the part of exact sums of the pairs held out, and of 1000 sums two bits longer.
-
-        The error of a sum is that of the tutorials: Σ_t |y_t - ŷ_t|.
-        """
-        error, exact = score(model, self.held_out_pairs, self.bits)
-        longer = self.bits + 2
-        return {
-            "error": error,
-            f"exact_{self.bits}": exact,
-            f"exact_{longer}": score(model, self.sums(longer, 1000), longer)[1],
-        }
+        """Return error and part of exact sums of the test pairs, and the latter of 1000 sums two bits longer."""
+        return self.evaluate(model, bits=[self.bits + 2], count=1000)
 
     def evaluate(
         self, model: Sequential, bits: Iterable[int] = (10, 16, 64), count: int = 10_000
     ) -> dict[str, float]:
-        """Return the error and the part of exact sums of all pairs held out, and of random sums of other lengths.
+        """Return error and part of exact sums of the test pairs, and the latter of random sums of other lengths.
 
         Parameters
         ----------
@@ -123,13 +119,44 @@ class BinaryAddition:
             Lengths of the random sums.
         count : int, default 10000
             Number of random sums of each length.
+
+        Returns
+        -------
+        dict
+            "error": see `score`; "exact_8" and so on, by the number of bits.
         """
-        error, exact = score(model, self.held_out_pairs, self.bits)
-        return {
-            "error": error,
-            f"exact_{self.bits}": exact,
-            **{f"exact_{T}": score(model, self.sums(T, count), T)[1] for T in bits},
-        }
+        x, y = encode(self.test_pairs, self.bits)
+        error, exact = score(model.predict(x), y)
+        metrics = {"error": error, f"exact_{self.bits}": exact}
+        for T in bits:
+            x, y = encode(self.sums(T, count), T)
+            metrics[f"exact_{T}"] = score(model.predict(x), y)[1]
+        return metrics
+
+    def draw(self, path: str | os.PathLike[str], metrics: Mapping[int, Mapping[str, float]]) -> None:
+        """Draw error and exact sums over training into a PNG file.
+
+        Parameters
+        ----------
+        path : path
+        metrics : mapping of int to mapping of str to float
+            What `validate` gave, by the number of updates until then.
+        """
+
+        def column(name: str, factor: float = 1.0) -> list[float]:
+            return [factor * values[name] for values in metrics.values()]
+
+        lengths = (self.bits, self.bits + 2)
+        exact = {f"{T} bits": column(f"exact_{T}", 100) for T in lengths}
+        pictures.training_curves(
+            path,
+            f"Binary addition, trained on {self.bits} bits",
+            list(metrics),
+            [
+                pictures.Panel("error of a sum,  Σ |y − ŷ|", {"error": column("error")}, logarithmic=True),
+                pictures.Panel("exact sums, %", exact),
+            ],
+        )
 
 
 def encode(pairs: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -139,59 +166,58 @@ def encode(pairs: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     ----------
     pairs : ndarray of uint64, (N, 2)
     bits : int
-        T.
+        T, at most 64.
 
     Returns
     -------
     x : ndarray of float32, (N, T, 2)
     y : ndarray of float32, (N, T, 1)
     """
-    places = np.arange(bits, dtype=np.uint64)
-    x = pairs[:, None, :] >> places[:, None] & np.uint64(1)
-    y = pairs.sum(axis=1)[:, None] >> places & np.uint64(1)
-    return x.astype(np.float32), y[:, :, None].astype(np.float32)
+    places = np.arange(bits, dtype=np.uint64)[:, None]
+    one = np.uint64(1)
+    x = pairs[:, None, :] >> places & one
+    y = pairs.sum(axis=1, keepdims=True)[:, None, :] >> places & one
+    return x.astype(np.float32), y.astype(np.float32)
 
 
-def decode(y: np.ndarray) -> list[int]:
-    """Return the numbers whose bits are (N, T, 1) probabilities, least significant first."""
-    return [sum(1 << t for t in np.flatnonzero(bits).tolist()) for bits in y[:, :, 0] > 0.5]
+def score(prediction: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Return the error of a sum, Σ_t |y_t - ŷ_t|, in the mean, and the part of sums with every bit right.
 
-
-def score(model: Sequential, pairs: np.ndarray, bits: int) -> tuple[float, float]:
-    """Return the mean of Σ_t |y_t - ŷ_t| and the part of sums with every bit right; NaN without any sum."""
-    if not len(pairs):
-        return float("nan"), float("nan")
-    x, y = encode(pairs, bits)
-    prediction = model.predict(x)
+    Parameters
+    ----------
+    prediction, y : ndarray, (N, T, 1)
+        ŷ and y.
+    """
     error = np.abs(y - prediction).sum(axis=(1, 2)).mean()
     exact = ((prediction > 0.5) == (y > 0.5)).all(axis=(1, 2)).mean()
     return float(error), float(exact)
 
 
-def written_out(model: Sequential, pairs: np.ndarray, bits: int) -> str:
-    """Return sums as the tutorials print them: as the network has them, its bits and the true ones.
+def report(x: np.ndarray, prediction: np.ndarray) -> str:
+    """Return a line for each sum: its bits as predicted and as they are, most significant first, and in decimal.
 
     Parameters
     ----------
-    model : Sequential
-    pairs : ndarray of uint64, (N, 2)
-    bits : int
+    x : ndarray, (N, T, 2)
+        Operands as bits, least significant first.
+    prediction : ndarray, (N, T, 1)
     """
-    x, y = encode(pairs, bits)
-    prediction = model.predict(x)
     lines = []
-    for (a, b), found, true, p, t in zip(
-        pairs.tolist(), decode(prediction), decode(y), prediction, y, strict=True
-    ):
-        verdict = "" if found == true else f"   wrong: {true}"
-        lines += [
-            f"{a} + {b} = {found}{verdict}",
-            f"    predicted  {_digits(p)}",
-            f"    true       {_digits(t)}",
-        ]
+    for operands, bits in zip(x, prediction[:, :, 0], strict=True):
+        a, b, found = (_number(column) for column in (*operands.T, bits))
+        T = len(bits)
+        verdict = "right" if found == a + b else f"wrong: {a + b}"
+        lines.append(f"predicted {found:0{T}b}  true {a + b:0{T}b}  {a} + {b} = {found}  {verdict}")
     return "\n".join(lines)
 
 
-def _digits(bits: np.ndarray) -> str:
-    """Return bits (T, 1), least significant first, as they are written."""
-    return "".join("1" if bit > 0.5 else "0" for bit in bits[::-1, 0])
+def _number(bits: np.ndarray) -> int:
+    """Return the number whose bits are probabilities (T,), least significant first."""
+    return sum(1 << t for t in np.flatnonzero(bits > 0.5).tolist())
+
+
+def _sum_bits(bits: int, most: int = 64) -> int:
+    """Return the number of bits of a sum; unsigned integers hold 64."""
+    if not 2 <= checks.integer("bits", bits) <= most:
+        raise ValueError(f"bits must lie in 2 ... {most}, got {bits}")
+    return bits

@@ -1,0 +1,147 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+import click
+import numpy as np
+
+import rnncore
+from rnncore import kernels, pictures, recipes, tasks
+from rnncore.tasks.addition import encode, report
+
+SHOWN = ((8, 4), (16, 2), (64, 1))  # bits and number of the sums that are printed
+
+
+def main() -> NoReturn:
+    """Run the command line; wrong input ends in one line and exit code 2."""
+    try:
+        status = cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        status = 2
+    except click.Abort:
+        status = _complain("stopped", 130)
+    except click.ClickException as error:
+        status = _complain(error.format_message())
+    except (ValueError, OSError) as error:
+        status = _complain(str(error))
+    sys.exit(status)
+
+
+def _complain(message: str, status: int = 2) -> int:
+    click.echo(f"rnncore: {' '.join(message.split())}", err=True)
+    return status
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(rnncore.__version__, message="%(version)s")
+def cli() -> None:
+    """Train and run recurrent networks on the CPU."""
+
+
+@cli.command()
+def info() -> None:
+    """Show version, kernels and machine."""
+    rows = {
+        "rnncore": rnncore.__version__,
+        "kernels": f"{kernels.active.name}, of {', '.join(kernels.available())}",
+        "threads": f"1, of {len(os.sched_getaffinity(0))} cores",
+        "CPU": _cpu_name(),
+        "Python": f"{platform.python_version()}, NumPy {np.__version__}",
+    }
+    for name, value in rows.items():
+        click.echo(f"{name:8} {value}")
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+@cli.group()
+def train() -> None:
+    """Train a network and write it, its metrics and its curves into a folder."""
+
+
+@train.command("addition")
+@click.option(
+    "--recipe",
+    type=click.Choice(["default", "tutorial"]),
+    default="default",
+    show_default=True,
+    help="tutorial: one sum an update, plain gradient descent, no biases.",
+)
+@click.option("--steps", type=click.IntRange(min=1), help="Number of updates.  [default: the recipe's]")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/addition"),
+    show_default=True,
+    help="Folder to write to.",
+)
+@click.option("--quiet", is_flag=True, help="No progress bar and no sums.")
+def train_addition(recipe: str, steps: int | None, seed: int, out: Path, quiet: bool) -> None:
+    """Teach a network to add binary numbers, and test it on sums longer than any it has seen."""
+    from tqdm import tqdm
+
+    _require_writable(out)
+    length = {} if steps is None else {"steps": steps}
+    if recipe == "tutorial":
+        say = None if quiet else tqdm.write
+        run = recipes.tutorial_addition(seed, **length, say=say, progress=not quiet)
+    else:
+        run = recipes.addition(seed, **length, progress=not quiet)
+    if not quiet:
+        for bits, count in SHOWN:
+            x, _ = encode(run.task.sums(bits, count), bits)
+            click.echo(report(x, run.model.predict(x)))
+    _show_metrics(run.metrics)
+    names = run.write(out)
+    click.echo(f"written to {out}: {', '.join(names)}")
+    if not pictures.available():
+        click.echo('no picture without matplotlib: pip install "rnncore[plot]"')
+
+
+def _require_writable(folder: Path) -> None:
+    """Raise OSError unless files can be written there: before a long run, not after it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def _show_metrics(metrics: dict[str, float]) -> None:
+    for name, value in metrics.items():
+        kind, _, bits = name.partition("_")
+        click.echo(f"exact sums of {bits:>2} bits: {value:8.2%}" if kind == "exact" else f"{name}: {value:.4g}")
+
+
+@cli.command()
+@click.argument("model", type=click.Path(exists=True, path_type=Path))
+def evaluate(model: Path) -> None:
+    """Test a trained MODEL: a folder that `rnncore train` has written, or a model file in one."""
+    path = model / "model.safetensors" if model.is_dir() else model
+    network = rnncore.load(path)
+    _show_metrics(_task_of(path).evaluate(network))
+
+
+def _task_of(path: Path) -> tasks.BinaryAddition:
+    """Return the task that a model file was trained on, as the metrics beside it tell."""
+    about = path.with_name("metrics.json")
+    try:
+        config = json.loads(about.read_text(encoding="utf-8"))["task"]
+        return {"addition": tasks.BinaryAddition}[config.pop("name")](**config)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        raise ValueError(f"{about} does not tell which task the model was trained on") from None
