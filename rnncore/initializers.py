@@ -12,8 +12,8 @@ layer. Layers and models take one by name or as the function itself:
 "zeros"    all zero
 ========== =================================================================================================
 
-"default" and "pytorch" draw embeddings from the standard normal distribution. All but "zeros" set the slope of
-a PReLU to 0.25. Numbers are drawn in double precision, so that both dtypes start from the same values.
+"default" and "pytorch" draw embeddings from the standard normal distribution. All but "zeros" set the
+slope of a PReLU to 0.25. Numbers are drawn in double precision: both dtypes start from the same values.
 
 References
 ----------
