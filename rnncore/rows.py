@@ -1,9 +1,9 @@
 """Which rows of a packed batch belong to which step.
 
 A batch of ragged sequences is *packed time-major*: the sequences are sorted by length, longest first, and
-the array holds the rows of step 0 of every sequence that has one, then those of step 1, and so on. Steps behind
-the end of a sequence do not exist, so nothing has to be masked and the cost follows the valid steps; the rows
-of one step, and all rows of the batch, are one block for a matrix product.
+the array holds the rows of step 0 of every sequence that has one, then those of step 1, and so on. Steps
+behind the end of a sequence do not exist, so nothing has to be masked and the cost follows the valid steps.
+The rows of one step, and all rows of the batch, are one block for a matrix product.
 
 Dimension letters, here and in all kernels: N sequences, T steps, M valid steps of the whole batch, D input
 size, H hidden size, O output size, G gates of a cell, V vocabulary, R rows of a stage.

@@ -1,0 +1,319 @@
+"""The choice of kernels, and the compiled ones against the NumPy reference: every level that runs here."""
+
+import inspect
+import os
+import subprocess
+import sys
+from functools import cache
+from itertools import cycle, product
+
+import numpy as np
+import pytest
+from kernel_cases import (
+    CELL_NAMES,
+    CELLS,
+    Draw,
+    activation,
+    assert_close,
+    dropout,
+    embedding,
+    linear,
+    loss,
+    ragged,
+    recurrent,
+)
+
+import rnncore
+from rnncore import kernels
+from rnncore.rows import Rows, Variable
+
+NUMPY = kernels.load("numpy")
+LEVELS = [name for name in kernels.available() if name != "numpy"]
+TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
+
+each_level = pytest.mark.parametrize("level", LEVELS)
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+each_cell = pytest.mark.parametrize(("cell", "options"), CELLS, ids=CELL_NAMES)
+
+
+# --- the choice ---
+
+
+def test_numpy_kernels_are_always_available():
+    assert kernels.available()[0] == "numpy"
+    assert NUMPY.name == "numpy"
+
+
+def test_unknown_kernels():
+    with pytest.raises(ValueError, match=r"kernels 'v9' do not run here, expected one of numpy"):
+        kernels.load("v9")
+
+
+def chosen(**environment: str) -> subprocess.CompletedProcess:
+    """Import the package in a fresh interpreter and print its choice."""
+    program = "from rnncore import kernels; print(kernels.active.name)"
+    env = {name: value for name, value in os.environ.items() if name != "RNNCORE_KERNELS"} | environment
+    return subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", kernels.available())
+def test_environment_chooses(name):
+    assert chosen(RNNCORE_KERNELS=name).stdout.strip() == name
+
+
+def test_highest_level_is_the_default():
+    assert chosen().stdout.strip() == kernels.available()[-1]
+
+
+def test_unknown_kernels_in_the_environment():
+    result = chosen(RNNCORE_KERNELS="v9")
+    assert result.returncode != 0
+    assert "kernels 'v9' do not run here, expected one of numpy" in result.stderr
+
+
+def test_missing_compiled_kernels_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rnncore._cpu", None)
+    monkeypatch.delattr(rnncore, "_cpu", raising=False)
+    monkeypatch.delenv("RNNCORE_KERNELS", raising=False)
+    with pytest.warns(RuntimeWarning, match="the compiled ones are missing"):
+        assert kernels.choose().name == "numpy"
+    monkeypatch.setenv("RNNCORE_KERNELS", "numpy")
+    assert kernels.choose().name == "numpy"  # asked for, so without a warning
+
+
+# --- one interface ---
+
+
+def parameters(function) -> list:
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+@each_level
+@pytest.mark.parametrize("member", [member for members in kernels.FAMILIES.values() for member in members])
+def test_signatures_are_those_of_the_reference(level, member):
+    compiled, reference = getattr(kernels.load(level), member), getattr(NUMPY, member)
+    assert parameters(compiled) == parameters(reference)
+    for method in ("pack", "forward", "backward", "accumulate"):
+        assert hasattr(compiled, method) == hasattr(reference, method)
+
+
+# --- values and gradients ---
+
+# All combinations of what may be asked of a layer; every size of the grid below takes the next one.
+VARIATIONS = [
+    {"reverse": reverse, "biases": biases, "tokens": tokens, "read_steps": read_steps, "columns": columns}
+    for biases, tokens, reverse, read_steps, columns in product((2, 1, 0), *[(False, True)] * 4)
+]
+SIZES = (1, 3, 16, 17, 33)
+GRID = list(zip(product((1, 2, 5, 9), (1, 3, 7), SIZES, SIZES), cycle(VARIATIONS), strict=False))
+
+
+def recurrent_results(name, cell, options, size, variation, dtype) -> dict[str, np.ndarray]:
+    N, T, D, H = size
+    variation = dict(variation)
+    options = options | {"reverse": variation.pop("reverse")}
+    return (
+        recurrent(kernels.load(name), cell, options, ragged(N, T), D=D, H=H, dtype=dtype, **variation)
+        .run()
+        .results()
+    )
+
+
+@cache
+def reference_results(cell_name: str) -> list[dict[str, np.ndarray]]:
+    """The reference of all cases of the grid, in float64: the true values of both precisions."""
+    cell, options = CELLS[CELL_NAMES.index(cell_name)]
+    return [recurrent_results("numpy", cell, options, *case, np.float64) for case in GRID]
+
+
+@each_level
+@each_dtype
+@pytest.mark.parametrize("cell_name", CELL_NAMES)
+def test_recurrent_layers_equal_the_reference(level, dtype, cell_name):
+    cell, options = CELLS[CELL_NAMES.index(cell_name)]
+    for case, expected in zip(GRID, reference_results(cell_name), strict=True):
+        results = recurrent_results(level, cell, options, *case, dtype)
+        assert {array.dtype for array in results.values()} == {np.dtype(dtype)}
+        assert_close(results, expected, TOLERANCE[dtype], case)
+
+
+def assert_equal_to_reference(build, level, dtype, **options) -> None:
+    results = build(kernels.load(level), dtype=dtype, **options).run().results()
+    assert_close(
+        results, build(NUMPY, dtype=np.float64, **options).run().results(), TOLERANCE[dtype], options
+    )
+
+
+@each_level
+@each_dtype
+def test_linear_equals_the_reference(level, dtype):
+    for I, O, bias, last in product(SIZES, SIZES, (False, True), (False, True)):  # noqa: E741
+        for N, T in ((1, 1), (2, 7), (9, 3)):
+            assert_equal_to_reference(linear, level, dtype, rows=ragged(N, T), I=I, O=O, bias=bias, last=last)
+
+
+@each_level
+@each_dtype
+def test_embedding_and_dropout_equal_the_reference(level, dtype):
+    for size in SIZES:
+        assert_equal_to_reference(embedding, level, dtype, rows=ragged(5, 7), V=4, E=size)
+        assert_equal_to_reference(dropout, level, dtype, rows=ragged(5, 7), H=size)
+
+
+@each_level
+@each_dtype
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
+def test_activations_equal_the_reference(level, dtype, kind):
+    for size, last in product(SIZES, (False, True)):
+        assert_equal_to_reference(activation, level, dtype, rows=ragged(5, 7), kind=kind, O=size, last=last)
+
+
+@each_level
+@each_dtype
+@pytest.mark.parametrize("kind", ["mse", "half_mse", "bce", "cross_entropy"])
+def test_losses_equal_the_reference(level, dtype, kind):
+    for size, last, reduction in product((2, 3, 16, 17, 33), (False, True), ("mean", "sum")):
+        rows = ragged(5, 7)
+        assert_equal_to_reference(
+            loss, level, dtype, rows=rows, kind=kind, reduction=reduction, O=size, last=last
+        )
+
+
+@each_level
+@each_dtype
+def test_losses_and_activations_of_huge_logits(level, dtype):
+    compiled = kernels.load(level)
+    x = np.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4]], dtype)
+    for kind, expected in {
+        "sigmoid": [[1, 0, 0.5], [0, 1, 1]],
+        "softmax": [[1, 0, 0], [0, 0.5, 0.5]],
+    }.items():
+        y = np.empty_like(x)
+        compiled.Activation(Rows(2, 1), Variable(x), Variable(y), kind=kind).forward()
+        np.testing.assert_array_equal(y, np.array(expected, dtype))
+    stage = compiled.Loss(
+        Rows(2, 1), Variable(x), np.array([[0, 1, 1], [1, 0, 0]], dtype), kind="bce", reduction="sum"
+    )
+    stage.forward()
+    assert stage.value[0] == pytest.approx(5e4 + np.log(2), rel=1e-6)
+    stage = compiled.Loss(Rows(2, 1), Variable(x), np.array([1, 2]), kind="cross_entropy", reduction="sum")
+    stage.forward()
+    assert stage.value[0] == pytest.approx(2e4 + np.log(2), rel=1e-6)
+
+
+@each_level
+@each_dtype
+@each_cell
+def test_gradients_are_added(level, dtype, cell, options):
+    once = recurrent(kernels.load(level), cell, options, ragged(3, 4), D=5, H=17, dtype=dtype).run().results()
+    twice = (
+        recurrent(kernels.load(level), cell, options, ragged(3, 4), D=5, H=17, dtype=dtype)
+        .run()
+        .run()
+        .results()
+    )
+    doubled = {name: array * (1 + name.startswith("d")) for name, array in once.items()}
+    assert_close(twice, doubled, TOLERANCE[dtype])
+
+
+# --- optimizers ---
+
+UPDATES = {
+    "sgd": [(0.1, 0.0, 0.0, 0.1, False, True)],
+    "sgd-momentum": [
+        (0.1, 0.9, 0.2, 0.1, nesterov, first) for nesterov in (False, True) for first in (False, True)
+    ],
+    "adagrad": [(0.1, 1e-10, 0.1)],
+    "rmsprop": [(0.1, 0.9, 1e-8, 0.9, 0.1)],
+    "adam": [
+        (0.1, 0.9, 0.99, 1e-8, 0.1, decoupled, step) for decoupled in (False, True) for step in (1, 1000)
+    ],
+}
+BUFFERS = {"sgd": [0], "sgd-momentum": [1], "adagrad": [1], "rmsprop": [1, 1, 1], "adam": [1, 1]}
+
+
+def updated(name, rule, arguments, n, dtype, buffers) -> dict[str, np.ndarray]:
+    draw = Draw(n, dtype)
+    param, grad = draw.array(n), draw.array(n)
+    state = [abs(draw.array(n)) + dtype(4) if used else None for used in buffers]
+    if rule == "rmsprop" and state[2] is not None:
+        state[2] -= dtype(4)  # a mean whose square stays below the mean of the squares
+        state[0] += np.square(state[2])
+    getattr(kernels.load(name), rule)(param, grad, *state, *arguments)
+    return {"param": param} | {f"state{i}": array for i, array in enumerate(state) if array is not None}
+
+
+@each_level
+@each_dtype
+@pytest.mark.parametrize("name", list(UPDATES))
+def test_optimizers_equal_the_reference(level, dtype, name):
+    rule = name.partition("-")[0]
+    choices = [BUFFERS[name]] if rule != "rmsprop" else [[1, 0, 0], [1, 1, 0], [1, 0, 1], [1, 1, 1]]
+    for n, buffers, arguments in product((1, 5, 16, 33, 1000), choices, UPDATES[name]):
+        result = updated(level, rule, arguments, n, dtype, buffers)
+        expected = updated("numpy", rule, arguments, n, np.float64, buffers)
+        assert_close(result, expected, TOLERANCE[dtype], (n, buffers, arguments))
+
+
+@each_level
+@each_dtype
+def test_norms_and_clipping_equal_the_reference(level, dtype):
+    compiled = kernels.load(level)
+    for n in (1, 5, 16, 33, 1000):
+        g = Draw(n, dtype).array(n)
+        expected = g.copy()
+        assert compiled.sum_of_squares(g) == pytest.approx(NUMPY.sum_of_squares(g), rel=1e-13)
+        for function, argument in (("clip", 0.5), ("scale", 0.75)):
+            getattr(compiled, function)(g, argument)
+            getattr(NUMPY, function)(expected, argument)
+            np.testing.assert_array_equal(g, expected)
+    compiled.clip(nan := np.array([np.nan], dtype), 1.0)
+    assert np.isnan(nan).all()
+
+
+# --- the same bits ---
+
+
+def run_alone(compiled, cell, options, x, weights, state) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Run one sequence x, (T, D) or (T,), without gradients; return its outputs and its final state."""
+    T, H = len(x), len(state[0])
+    y = np.empty((T, H), state[0].dtype)
+    initial = tuple(Variable(s[None].copy()) for s in state)
+    final = tuple(Variable(np.empty((1, H), y.dtype)) for _ in state)
+    stage = getattr(compiled, cell)(Rows(1, T), Variable(x), Variable(y), weights, initial, final, **options)
+    stage.pack()
+    stage.forward()
+    return y, [f.value[0] for f in final]
+
+
+def stream(compiled, cell, options, x, weights, state) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The same, one step at a time."""
+    outputs = []
+    for t in range(len(x)):
+        y, state = run_alone(compiled, cell, options, x[t : t + 1], weights, state)
+        outputs.append(y[0])
+    return np.array(outputs), state
+
+
+@each_level
+@each_dtype
+@each_cell
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_sequence_gives_the_same_bits_in_a_batch_alone_and_streamed(level, dtype, cell, options, tokens):
+    compiled = kernels.load(level)
+    rows = ragged(9, 7)
+    for H, D, reverse in product((1, 3, 16, 17, 33, 70), (1, 17, 40), (False, True)):
+        directed = options | {"reverse": reverse}
+        case = recurrent(compiled, cell, directed, rows, D=D, H=H, tokens=tokens, dtype=dtype).run()
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "slope")
+        weights = tuple(Variable(case.inputs[name].value) for name in names if name in case.inputs)
+        for n in range(rows.counts[0]):
+            here = rows.offsets[: rows.lengths[n]] + n
+            state = [variable.value[n] for name, variable in case.inputs.items() if name.endswith("_0")]
+            final = [variable.value[n] for name, variable in case.outputs.items() if name.endswith("_T")]
+            for alone in (run_alone,) if reverse else (run_alone, stream):
+                y, last = alone(compiled, cell, directed, case.x[here], weights, state)
+                np.testing.assert_array_equal(y, case.outputs["y"].value[here])
+                np.testing.assert_array_equal(last, final)

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+from rnncore.rows import Rows
+
+
+def test_full_batch():
+    rows = Rows(2, 3)
+    assert rows.M == 6
+    assert rows.order.tolist() == [0, 1]
+    assert rows.lengths.tolist() == [3, 3]
+    assert rows.counts.tolist() == [2, 2, 2]
+    assert rows.offsets.tolist() == [0, 2, 4, 6]
+
+
+def test_ragged_batch_is_sorted_by_length_and_stable():
+    rows = Rows(5, 6)
+    rows.arrange(np.array([3, 0, 5, 3, 1]))
+    assert rows.order.tolist() == [2, 0, 3, 4, 1]
+    assert rows.lengths.tolist() == [5, 3, 3, 1, 0]
+    assert rows.counts.tolist() == [4, 3, 3, 1, 1, 0]
+    assert rows.offsets.tolist() == [0, 4, 7, 10, 11, 12, 12]
+    assert rows.M == 12
+
+
+def test_arrays_are_intp_and_stay_where_they_are():
+    rows = Rows(3, 4)
+    arrays = [rows.order, rows.lengths, rows.counts, rows.offsets]
+    assert all(array.dtype == np.intp and array.flags.c_contiguous for array in arrays)
+    rows.arrange(np.array([1, 2, 3], dtype=np.uint8))
+    rows.arrange(None)
+    assert rows.M == 12
+    assert all(
+        a is b for a, b in zip(arrays, [rows.order, rows.lengths, rows.counts, rows.offsets], strict=True)
+    )
+
+
+def test_gather_takes_the_valid_steps_in_order_of_time():
+    rows = Rows(3, 4)
+    rows.arrange(np.array([1, 0, 3]))
+    x = np.array([[10, 11, 12], [20, 21, 22], [30, 31, 32]])  # T' = 3 steps, capacity 4
+    out = np.full(12, -1.0)
+    rows.gather(x, out)
+    assert out.tolist() == [30, 10, 31, 32] + [-1] * 8
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("lengths", [None, [4, 4, 4], [2, 0, 4], [0, 0, 0]])
+def test_scatter_inverts_gather(shape, lengths):
+    rows = Rows(3, 4)
+    rows.arrange(None if lengths is None else np.array(lengths))
+    x = np.random.default_rng(0).standard_normal((3, 4, *shape))
+    packed = np.full((12, *shape), np.nan)
+    rows.gather(x, packed)
+    out = np.full_like(x, np.nan)
+    rows.scatter(packed, out)
+    for n in range(3):
+        length = 4 if lengths is None else lengths[n]
+        np.testing.assert_array_equal(out[n, :length], x[n, :length])
+        assert not out[n, length:].any()
+
+
+def test_a_batch_of_no_sequences():
+    rows = Rows(0, 3)
+    assert rows.M == 0
+    out = np.empty((0, 3, 2))
+    rows.scatter(np.empty((0, 2)), out)
+    rows.gather(out, np.empty((0, 2)))
