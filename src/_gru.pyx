@@ -69,7 +69,7 @@ cdef inline void update_forward(
     for j in range(H):
         u = sigmoid(z_u[j])
         n = hyperbolic_tangent(z_n[j])
-        h[j] = n + u * (h_before[j] - n)
+        h[j] = (<real>1 - u) * n + u * h_before[j]
         z_u[j] = u
         z_n[j] = n
 

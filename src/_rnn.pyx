@@ -7,7 +7,7 @@ f is tanh, sigmoid, ReLU, PReLU with a trainable slope (He et al. 2015), or the 
 
 from _gemm cimport copy_bytes, product
 from _math cimport hyperbolic_tangent, real, sigmoid
-from _plan cimport OverRows, OverTiles, stage_capsule
+from _plan cimport OverRows, OverTiles, buffer, stage_capsule
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, add_output_gradient, bias_gradient, bind, hidden_product,
     hidden_weight_gradients, input_gradient, input_product, input_weight_gradients, load_final_gradient,
@@ -73,13 +73,13 @@ cdef inline void cell_backward(
         dh[j] = <real>0
 
 
-cdef inline real slope_term(Py_ssize_t H, const real* z, const real* dh) noexcept nogil:
-    """A row's share of the gradient of PReLU's slope."""
-    cdef real total = 0
+cdef inline double slope_term(Py_ssize_t H, const real* z, const real* dh) noexcept nogil:
+    """A row's share of the gradient of PReLU's slope, in double: terms of both signs cancel."""
+    cdef double total = 0
     cdef Py_ssize_t j
     for j in range(H):
         if not z[j] > 0:
-            total += dh[j] * z[j]
+            total += <double>dh[j] * <double>z[j]
     return total
 
 
@@ -118,7 +118,7 @@ cdef void sequence_backward(Sequence* s, real* dz, Py_ssize_t first, Py_ssize_t 
             m = step.row + n
             add_output_gradient(s, dh + n * s.stride, m)
             if s.kind == PRELU:
-                (<real*>s.slope_terms)[m] = slope_term(s.H, z + m * s.stride, dh + n * s.stride)
+                s.slope_terms[m] = slope_term(s.H, z + m * s.stride, dh + n * s.stride)
             cell_backward(s.kind, s.stride, h + m * s.stride, z + m * s.stride, slope, dh + n * s.stride,
                           dz + m * s.width)
         product(s.gemm, step.high - step.low, s.H, s.width, dz + (step.row + step.low) * s.width, s.width,
@@ -129,6 +129,7 @@ cdef void sequence_backward(Sequence* s, real* dz, Py_ssize_t first, Py_ssize_t 
 
 cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     cdef Py_ssize_t m
+    cdef double total = 0
     input_weight_gradients(s, dz, part, parts)
     hidden_weight_gradients(s, dz, s.width, 1, <real*>s.h, s.previous, <real*>s.d_weight_hh, part, parts)
     if s.bias_ih is not NULL:
@@ -137,7 +138,8 @@ cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t pa
         bias_gradient(s, dz, s.width, 1, <real*>s.d_bias_hh, <real*>s.sums, part, parts)
     if s.kind == PRELU and part == 0:
         for m in range(s.rows.offsets[s.rows.T]):
-            (<real*>s.d_slope)[0] += (<real*>s.slope_terms)[m]
+            total += s.slope_terms[m]
+        (<real*>s.d_slope)[0] += <real>total
 
 
 cdef void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
@@ -156,7 +158,7 @@ class RNN(Stage):
         s.kind = ACTIVATIONS[activation]
         if prelu:
             numbers(keep, s, M * s.stride, &s.kept)
-            numbers(keep, s, M, &s.slope_terms)
+            buffer(keep, M * sizeof(double), <void**>&s.slope_terms)
         if s.single:
             s.stage.pack = <OverTiles>pack_weights[float]
             s.stage.forward = <OverRows>sequence_forward[float]

@@ -61,7 +61,7 @@ cdef struct Sequence:
                                  #              later its gradient, or r * h; the pre-activation of PReLU
     void* dh                     # (N, stride)  gradient flowing back through h
     void* dc                     # (N, stride)  through c; through a GRU's r * h
-    void* slope_terms            # (M,)  each row's share of the gradient of PReLU's slope
+    double* slope_terms          # (M,)  each row's share of the gradient of PReLU's slope
     Py_ssize_t* previous         # (M,)  the row of h that a packed row goes on from
     void* bias                   # (width,)  bias_ih + bias_hh; for a GRU's n with reset_after bias_ih alone
     void* bias_n                 # (stride,)  and there bias_hh
