@@ -6,7 +6,7 @@ import numpy as np
 
 
 def central_differences(objective: Callable[[], float], array: np.ndarray, step: float = 1e-5) -> np.ndarray:
-    """The gradient of the objective with respect to an array that it reads, by changing one element at a time."""
+    """The gradient of the objective with respect to an array that it reads, one element after another."""
     gradient = np.zeros_like(array)
     for index in np.ndindex(array.shape):
         kept = array[index]
