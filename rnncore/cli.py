@@ -107,7 +107,7 @@ def train_addition(recipe: str, steps: int | None, seed: int, out: Path, quiet: 
     if not quiet:
         for bits, count in SHOWN:
             x, _ = encode(run.task.sums(bits, count), bits)
-            click.echo(report(x, run.model.predict(x)))
+            click.echo(report(x, run.model.predict(x), separator="\n    "))
     _show_metrics(run.metrics)
     names = run.write(out)
     click.echo(f"written to {out}: {', '.join(names)}")

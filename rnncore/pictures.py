@@ -47,6 +47,7 @@ def training_curves(
     # The classes themselves: pyplot would load a window system and keep every figure alive.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     figure = Figure(figsize=(7, 2.6 * len(panels) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -54,12 +55,14 @@ def training_curves(
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, panel in zip(axes, panels, strict=True):
         for name, values in panel.curves.items():
-            axis.plot(updates, values, label=name, marker=".", markersize=4, linewidth=1.5)
+            axis.plot(updates, values, label=name)
         axis.set_ylabel(panel.label)
         if panel.logarithmic:
             axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(LogFormatter())
+            axis.yaxis.set_minor_formatter(LogFormatter())
         if len(panel.curves) > 1:
             axis.legend()
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("updates")
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, format="png", dpi=120)

@@ -131,10 +131,10 @@ def tutorial_addition(
         prediction = trainer.prediction
         recent.append(score(prediction, y))
         if say and step % every == 0:
-            say(f"update {step:6}  error {recent[-1][0]:.4f}  {report(x, prediction)}")
-        if (step + 1) % every == 0:
+            say(f"update {step}  error {recent[-1][0]:.4f}  {report(x, prediction)}")
+        if (step + 1) % every == 0 or step + 1 == steps:
             error, exact = np.mean(recent, axis=0).tolist()
-            longer = task.validate(model)
-            history.metrics[step + 1] = longer | {"error": error, f"exact_{task.bits}": exact}
+            own = {"error": error, f"exact_{task.bits}": exact}
+            history.metrics[step + 1] = task.validate(model) | own
             recent.clear()
     return Run(task, model, history, task.evaluate(model))

@@ -193,22 +193,25 @@ def score(prediction: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(error), float(exact)
 
 
-def report(x: np.ndarray, prediction: np.ndarray) -> str:
-    """Return a line for each sum: its bits as predicted and as they are, most significant first, and in decimal.
+def report(x: np.ndarray, prediction: np.ndarray, separator: str = "  ") -> str:
+    """Return sums written out, each with its bits as predicted and as they are, most significant first.
 
     Parameters
     ----------
     x : ndarray, (N, T, 2)
         Operands as bits, least significant first.
     prediction : ndarray, (N, T, 1)
+    separator : str
+        Between the parts of a sum.
     """
-    lines = []
+    sums = []
     for operands, bits in zip(x, prediction[:, :, 0], strict=True):
         a, b, found = (_number(column) for column in (*operands.T, bits))
         T = len(bits)
         verdict = "right" if found == a + b else f"wrong: {a + b}"
-        lines.append(f"predicted {found:0{T}b}  true {a + b:0{T}b}  {a} + {b} = {found}  {verdict}")
-    return "\n".join(lines)
+        parts = [f"predicted {found:0{T}b}", f"true      {a + b:0{T}b}"]
+        sums.append(separator.join([f"{a} + {b} = {found}  {verdict}", *parts]))
+    return "\n".join(sums)
 
 
 def _number(bits: np.ndarray) -> int:
