@@ -6,13 +6,13 @@ import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rnncore import checks, initializers
+from rnncore.files import replacing
 from rnncore.layers import GRU, LSTM, RNN, Embedding, Layer, Linear, Network, Recurrent, Seed, State
 from rnncore.plan import Plan
 
@@ -234,7 +234,8 @@ class Sequential(Network):
 
         params, config = self.state_dict(), self.config()
         header = {"format": FORMAT, "checksum": _checksum(params, config), "model": config}
-        _write_atomically(Path(path), save(params, metadata={"rnncore": json.dumps(header)}))
+        with replacing(path) as part:
+            part.write_bytes(save(params, metadata={"rnncore": json.dumps(header)}))
 
 
 class SequenceModel(Sequential):
@@ -481,20 +482,6 @@ def _checksum(params: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> in
     for name in sorted(params):
         checksum = zlib.crc32(params[name].tobytes(), zlib.crc32(name.encode(), checksum))
     return checksum
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write a file beside its place and move it there when it is whole."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _check_chain(layers: Mapping[str, Layer]) -> None:

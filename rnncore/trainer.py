@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rnncore import checks, losses, optimizers
+from rnncore.files import replacing
 from rnncore.layers import Seed, State
 from rnncore.models import Sequential
 from rnncore.plan import Plan, Plans, gradient
@@ -39,9 +40,9 @@ class History:
         self.metrics: dict[int, dict[str, float]] = {}
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write a line for every update: step (from 1), loss, then the metrics measured after it, if any."""
+        """Write a line for every update: step (from 1), loss, and the metrics measured after it, if any."""
         names = list(dict.fromkeys(name for metrics in self.metrics.values() for name in metrics))
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        with replacing(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["step", "loss", *names])
             for step, loss in enumerate(self.loss, 1):

@@ -1,0 +1,395 @@
+"""Updates and whole runs: what is learnt, what stays unchanged on failure, what is carried on."""
+
+import csv
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+import rnncore as rc
+from rnncore.tasks import Batch
+
+N, T, D, O = 3, 5, 2, 2  # noqa: E741
+LENGTHS = np.array([2, 5, 4])
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def make(optimizer="sgd", loss="mse", cell="lstm", dtype="float64", **options):
+    """A trainer of a small model."""
+    names = ("clip_norm", "clip_value", "reduction", "bptt")
+    of_trainer = {name: options.pop(name) for name in names if name in options}
+    model = rc.SequenceModel(D, 3, O, cell, input="dense", dtype=dtype, **options)
+    return rc.Trainer(model, loss, optimizer, **of_trainer)
+
+
+X, Y = draw(N, T, D), draw(N, T, O, seed=1)
+
+
+def replaced(array, index, value):
+    array = array.copy()
+    array[index] = value
+    return array
+
+
+def snapshot(trainer):
+    """Everything that a later step depends on."""
+    state = trainer.model.state_dict() | trainer.optimizer.state_dict()
+    return state | {
+        "rng": np.array(list(trainer.model.rng.bit_generator.state["state"].values()), dtype=object)
+    }
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+class Counting:
+    """A task: sums of the inputs so far. Counts what is asked of it."""
+
+    def __init__(self, batches=4):
+        self.count = batches
+        self.epochs = self.validated = 0
+
+    def batches(self, rng):
+        self.epochs += 1
+        for _ in range(self.count):
+            x = rng.normal(size=(N, T, D))
+            yield Batch(x, x.cumsum(axis=1))
+
+    def validate(self, model):
+        self.validated += 1
+        return {"mean": float(model.predict(X).mean()), "calls": self.validated}
+
+    def evaluate(self, model):
+        return {"mean": float(model.predict(X).mean())}
+
+
+# --- one step ---
+
+
+def test_a_step_descends_the_gradient():
+    trainer = make(rc.SGD(lr=0.5))
+    before = trainer.model.state_dict()
+    loss = trainer.step(X, Y, LENGTHS)
+    assert isinstance(loss, float)
+    for name, value in trainer.model.params.items():
+        np.testing.assert_array_equal(value, before[name] - 0.5 * trainer.model.grads[name])
+    assert trainer.step(X, Y, LENGTHS) < loss
+
+
+def test_gradients_are_of_this_step_alone():
+    trainer = make(rc.SGD(lr=0))
+    trainer.step(X, Y)
+    first = {name: grad.copy() for name, grad in trainer.model.grads.items()}
+    trainer.step(2 * X, Y, LENGTHS)
+    trainer.step(X, Y)
+    for name, grad in trainer.model.grads.items():
+        np.testing.assert_array_equal(grad, first[name])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr"),
+    [(rc.SGD, 0.3), (rc.Adagrad, 0.01), (rc.RMSprop, 0.01), (rc.Adam, 0.01), (rc.AdamW, 0.01)],
+)
+def test_every_optimizer_learns(optimizer, lr):
+    trainer = make(optimizer(lr=lr), dtype="float32")
+    losses = [trainer.step(X, Y) for _ in range(30)]
+    assert losses[-1] < losses[0] - 0.05
+
+
+def test_reductions():
+    mean, total = make(rc.SGD(lr=0)), make(rc.SGD(lr=0), reduction="sum")
+    elements = LENGTHS.sum() * O
+    np.testing.assert_allclose(total.step(X, Y, LENGTHS), mean.step(X, Y, LENGTHS) * elements, rtol=1e-12)
+    for name, grad in total.model.grads.items():
+        np.testing.assert_allclose(grad, mean.model.grads[name] * elements, rtol=1e-9, atol=1e-15)
+
+
+def test_clip_norm():
+    free, clipped = make(rc.SGD(lr=0)), make(rc.SGD(lr=0), clip_norm=0.01)
+    free.step(X, Y)
+    clipped.step(X, Y)
+    norm = math.sqrt(sum((grad**2).sum() for grad in free.model.grads.values()))
+    assert free.grad_norm == pytest.approx(norm, rel=1e-12)
+    assert clipped.grad_norm == free.grad_norm  # before clipping
+    for name, grad in clipped.model.grads.items():
+        np.testing.assert_allclose(grad, free.model.grads[name] * 0.01 / (norm + 1e-6), rtol=1e-12)
+
+
+def test_clip_value():
+    free, clipped = make(rc.SGD(lr=0)), make(rc.SGD(lr=0), clip_value=0.01)
+    free.step(X, Y)
+    clipped.step(X, Y)
+    for name, grad in clipped.model.grads.items():
+        np.testing.assert_array_equal(grad, np.clip(free.model.grads[name], -0.01, 0.01))
+
+
+def test_the_prediction_is_from_before_the_update():
+    for loss, activation in (("bce", "sigmoid"), ("mse", "sigmoid"), ("mse", None)):
+        trainer = make(loss=loss, output_activation=activation)
+        expected = trainer.model.predict(X, LENGTHS)
+        trainer.step(X, np.ones_like(Y), LENGTHS)
+        np.testing.assert_allclose(trainer.prediction, expected, rtol=1e-12)
+        assert not np.allclose(trainer.model.predict(X, LENGTHS), expected)
+    with pytest.raises(RuntimeError, match="prediction needs a step before it"):
+        _ = make().prediction
+
+
+def test_same_seed_same_bits():
+    runs = []
+    for _ in range(2):
+        trainer = make("adam", num_layers=2, dropout=0.5, bidirectional=True, seed=3)
+        losses = [trainer.step(X, Y, LENGTHS) for _ in range(5)]
+        runs.append(trainer.model.state_dict() | {"losses": np.array(losses)})
+    assert same(*runs)
+
+
+def test_a_ragged_batch_is_its_valid_steps():
+    """The mean over a ragged batch weighs the sequences by their lengths."""
+    trainer = make(rc.SGD(lr=0))
+    ragged = trainer.step(X, Y, LENGTHS)
+    grads = {name: grad.copy() for name, grad in trainer.model.grads.items()}
+    parts = []
+    total = dict.fromkeys(grads, 0.0)
+    for x, y, length in zip(X, Y, LENGTHS, strict=True):
+        parts.append(trainer.step(x[None, :length], y[None, :length]))
+        for name, grad in trainer.model.grads.items():
+            total[name] = total[name] + grad * length / LENGTHS.sum()
+    np.testing.assert_allclose(ragged, np.average(parts, weights=LENGTHS), rtol=1e-12)
+    for name, grad in grads.items():
+        np.testing.assert_allclose(grad, total[name], rtol=1e-9, atol=1e-15)
+
+
+def test_measure_changes_nothing():
+    trainer = make("adam", num_layers=2, dropout=0.5)
+    trainer.step(X, Y)
+    before, state = snapshot(trainer), trainer.state
+    loss, count, (h, _) = trainer.measure(X, Y, LENGTHS)
+    prediction = trainer.model.predict(X, LENGTHS)
+    valid = np.arange(T) < LENGTHS[:, None]
+    assert loss == pytest.approx(((prediction - Y)[valid] ** 2).mean(), rel=1e-12)
+    assert count == valid.sum() * O
+    np.testing.assert_array_equal(h, trainer.model.forward(X, lengths=LENGTHS)[1][0])
+    assert same(snapshot(trainer), before)
+    np.testing.assert_array_equal(trainer.state[0], state[0])
+
+
+def test_parameters_may_be_written_into_between_steps():
+    trainer = make("sgd")
+    trainer.step(X, Y)
+    for value in trainer.model.params.values():
+        value[...] = 0
+    assert trainer.step(X, Y) == pytest.approx((Y**2).mean(), rel=1e-12)
+
+
+# --- state ---
+
+
+def test_state_goes_on_from_step_to_step():
+    trainer = make(rc.SGD(lr=0))
+    assert trainer.state is None
+    whole, _, final = trainer.measure(X, Y)
+    first = trainer.step(X[:, :2], Y[:, :2])
+    rest = trainer.step(X[:, 2:], Y[:, 2:], state=trainer.state)
+    np.testing.assert_allclose((2 * first + 3 * rest) / 5, whole, rtol=1e-12)
+    for found, expected in zip(trainer.state, final, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert trainer.step(X[:, :2], Y[:, :2]) == first  # without a state, from zero
+
+
+def test_state_is_in_the_order_of_the_batch():
+    trainer = make(rc.SGD(lr=0))
+    trainer.step(X, Y, LENGTHS)
+    expected = trainer.model.forward(X, lengths=LENGTHS)[1]
+    for found, array in zip(trainer.state, expected, strict=True):
+        np.testing.assert_allclose(found, array, rtol=1e-12)
+    again = trainer.model.forward(X, expected, LENGTHS[::-1])[0]
+    loss = trainer.step(X, Y, LENGTHS[::-1], state=trainer.state)
+    valid = np.arange(T) < LENGTHS[::-1, None]
+    assert loss == pytest.approx(((again - Y)[valid] ** 2).mean(), rel=1e-12)
+
+
+def test_the_batch_size_of_a_state_may_not_change():
+    trainer = make()
+    trainer.step(X, Y)
+    with pytest.raises(
+        ValueError, match=r"state\[0\] must have shape \(1, 2, 3\) for a batch of N = 2, got \(1, 3, 3\)"
+    ):
+        trainer.step(X[:2], Y[:2], state=trainer.state)
+
+
+# --- failure ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"x": X * np.nan}, r"x\[0, 0, 0\] = nan, expected a finite number"),
+        ({"x": replaced(X, (2, 3, 1), np.inf)}, r"x\[2, 3, 1\] = inf, expected a finite number"),
+        ({"y": replaced(Y, (1, 4, 0), -np.inf)}, r"y\[1, 4, 0\] = -inf, expected a finite number"),
+        ({"y": Y[:, :4]}, r"y must have shape \(3, 5, 2\), got \(3, 4, 2\)"),
+        ({"lengths": [5, 6, 5]}, r"lengths\[1\] = 6, but x has only T = 5 steps"),
+        ({"lengths": [0, 0, 0]}, "x has no valid step: there is nothing to learn from"),
+        ({"x": X[:0], "y": Y[:0]}, "x has no valid step: there is nothing to learn from"),
+        ({"x": X[:, :0], "y": Y[:, :0]}, "x has no valid step: there is nothing to learn from"),
+        ({"state": (np.zeros((1, N, 3)),)}, r"state must be a pair \(h, c\), got tuple"),
+    ],
+)
+def test_a_refused_batch_changes_nothing(arguments, message):
+    trainer = make("adam", num_layers=2, dropout=0.5) if "state" not in arguments else make("adam")
+    trainer.step(X, Y)
+    before, state = snapshot(trainer), trainer.state
+    with pytest.raises(ValueError, match=message):
+        trainer.step(**({"x": X, "y": Y} | arguments))
+    assert same(snapshot(trainer), before)
+    np.testing.assert_array_equal(trainer.state[0], state[0])
+
+
+@pytest.mark.filterwarnings("ignore:overflow|invalid value:RuntimeWarning")
+def test_a_loss_that_is_no_number_stops_training():
+    trainer = make("adam", cell="rnn", activation="identity", dtype="float32")
+    trainer.step(X, Y)
+    state = trainer.state
+    parameters = trainer.model.state_dict()
+    optimizer = trainer.optimizer.state_dict()
+    with pytest.raises(FloatingPointError, match=r"the loss is (inf|nan) at update 2: the parameters stay"):
+        trainer.step(X * 1e30, Y, state=state)
+    assert same(trainer.model.state_dict(), parameters)
+    assert same(trainer.optimizer.state_dict(), optimizer)
+    np.testing.assert_array_equal(trainer.state, state)
+
+
+@pytest.mark.filterwarnings("ignore:overflow|invalid value:RuntimeWarning")
+def test_a_gradient_that_is_no_number_stops_training():
+    model = rc.SequenceModel(
+        D, 3, 1, "rnn", input="dense", activation="identity", dtype="float32", output="last"
+    )
+    trainer = rc.Trainer(model, "mse", "sgd", clip_value=1.0)
+    for name, value in model.params.items():
+        value[...] = 1e15 if name == "rnn.weight_hh_l0" else 0
+    model.params["head.weight"][...] = 1
+    before = model.state_dict()
+    x = np.zeros((1, 6, D))  # the outputs are zero; the way back is a product of five large matrices
+    with pytest.raises(FloatingPointError, match=r"the norm of the gradients is (inf|nan) at update 1"):
+        trainer.step(x, np.ones((1, 1)))
+    assert same(model.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"optimizer": "adamm"}, ValueError, "optimizer must be one of"),
+        ({"loss": "l2"}, ValueError, "loss must be one of"),
+        ({"clip_norm": 0}, ValueError, r"clip_norm must lie in \(0, inf\), got 0"),
+        ({"clip_value": -1}, ValueError, r"clip_value must lie in \(0, inf\), got -1"),
+        ({"clip_norm": 1, "clip_value": 1}, ValueError, "clip_norm and clip_value exclude each other"),
+        ({"reduction": "max"}, ValueError, "reduction must be one of 'mean', 'sum', got 'max'"),
+        ({"bptt": 1}, ValueError, "bptt must be one of 'full', got 1"),
+    ],
+)
+def test_arguments_that_make_no_sense(options, error, message):
+    with pytest.raises(error, match=message):
+        make(**options)
+
+
+def test_a_trainer_wants_a_model():
+    with pytest.raises(TypeError, match="model must be a Sequential or a SequenceModel, got LSTM"):
+        rc.Trainer(rc.LSTM(2, 3), "mse")
+
+
+# --- runs ---
+
+
+def test_fit_for_steps():
+    trainer, task = make("adam"), Counting()
+    history = trainer.fit(task, 10, progress=False)
+    assert len(history.loss) == trainer.optimizer.steps == 10
+    assert task.epochs == 3
+    assert task.validated == 0
+    assert history.metrics == {}
+
+
+def test_fit_for_epochs():
+    trainer, task = make("adam"), Counting()
+    assert len(trainer.fit(task, epochs=3, progress=False).loss) == 12
+    assert len(trainer.fit(task, 5, epochs=3, progress=False).loss) == 5
+    assert len(trainer.fit(task, 0, progress=False).loss) == 0
+
+
+def test_fit_is_its_steps():
+    one, other = make("adam"), make("adam")
+    history = one.fit(Counting(), 8, progress=False)
+    rng = np.random.default_rng(0)
+    batches = itertools.chain(Counting().batches(rng), Counting().batches(rng))
+    assert history.loss == [other.step(batch.x, batch.y) for batch in batches]
+    assert same(one.model.state_dict(), other.model.state_dict())
+
+
+def test_fit_learns_with_a_progress_bar(capsys):
+    losses = make(rc.Adam(lr=0.03)).fit(Counting(), 300).loss
+    assert np.mean(losses[-20:]) < 0.3 * np.mean(losses[:20])
+    bar = capsys.readouterr().err.split("\r")[-1]
+    assert "300/300" in bar
+    assert f"loss {np.mean(losses[-100:]):.4g}" in bar
+
+
+def test_validation_and_callback():
+    trainer, task, called = make("adam"), Counting(), []
+    history = trainer.fit(
+        task, 7, validate_every=3, callback=lambda step, loss: called.append((step, loss)), progress=False
+    )
+    assert list(history.metrics) == [3, 6, 7]
+    assert [metrics["calls"] for metrics in history.metrics.values()] == [1, 2, 3]
+    assert called == list(enumerate(history.loss, 1))
+    assert trainer.evaluate(task) == {"mean": history.metrics[7]["mean"]}
+
+
+def test_batches_that_carry_the_state_on():
+    class Stream(Counting):
+        def batches(self, rng):
+            yield Batch(X[:, :2], Y[:, :2])
+            yield Batch(X[:, 2:], Y[:, 2:], carry=True)
+
+    trainer = make(rc.SGD(lr=0))
+    first, rest = trainer.fit(Stream(), epochs=1, progress=False).loss
+    np.testing.assert_allclose((2 * first + 3 * rest) / 5, trainer.measure(X, Y)[0], rtol=1e-12)
+
+
+def test_fit_arguments():
+    with pytest.raises(ValueError, match="fit needs steps or epochs"):
+        make().fit(Counting())
+    with pytest.raises(ValueError, match="steps must be at least 0, got -1"):
+        make().fit(Counting(), -1)
+    with pytest.raises(ValueError, match="validate_every must be at least 1, got 0"):
+        make().fit(Counting(), 1, validate_every=0)
+    with pytest.raises(ValueError, match=r"task.batches\(\) gave no batch"):
+        make().fit(Counting(batches=0), 1, progress=False)
+
+
+def test_history_as_csv(tmp_path):
+    history = make("adam").fit(Counting(), 4, validate_every=2, progress=False)
+    path = tmp_path / "history.csv"
+    history.to_csv(path)
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["step", "loss", "mean", "calls"]
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
+    assert [float(row["loss"]) for row in rows] == history.loss
+    assert [row["calls"] for row in rows] == ["", "1", "", "2"]
+    assert float(rows[3]["mean"]) == history.metrics[4]["mean"]
+
+
+def test_many_shapes():
+    """More shapes than there are plans kept: every one is trained as if it were alone."""
+    trainer, fresh = make(rc.SGD(lr=0)), make(rc.SGD(lr=0))
+    sizes = [(n, t) for n in (1, 2, 3) for t in range(1, 6)]
+    expected = {}
+    for n, t in sizes:
+        expected[n, t] = rc.Trainer(fresh.model, "mse", rc.SGD(lr=0)).step(X[:n, :t], Y[:n, :t])
+    for _ in range(2):
+        for n, t in sizes:
+            assert trainer.step(X[:n, :t], Y[:n, :t]) == expected[n, t]
