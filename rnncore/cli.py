@@ -125,7 +125,10 @@ def _require_writable(folder: Path) -> None:
 def _show_metrics(metrics: dict[str, float]) -> None:
     for name, value in metrics.items():
         kind, _, bits = name.partition("_")
-        click.echo(f"exact sums of {bits:>2} bits: {value:8.2%}" if kind == "exact" else f"{name}: {value:.4g}")
+        if kind == "exact":
+            click.echo(f"exact sums of {bits:>2} bits  {value:.2%}")
+        else:
+            click.echo(f"{name} {value:.4g}")
 
 
 @cli.command()

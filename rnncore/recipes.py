@@ -93,8 +93,8 @@ def tutorial_addition(
 ) -> Run:
     """Train as the tutorials do, from the same random numbers: one sum an update, sigmoid units, no biases.
 
-    Every weight is uniform in [-1, 1); the loss is half the squared error after the sigmoid, summed over the bits;
-    plain gradient descent with rate 0.1.
+    Every weight is uniform in [-1, 1); the loss is half the squared error after the sigmoid, summed over the
+    bits; plain gradient descent with rate 0.1.
 
     Parameters
     ----------

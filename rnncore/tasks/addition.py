@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rnncore import checks, pictures
-from rnncore.models import Sequential, SequenceModel
+from rnncore.models import SequenceModel, Sequential
 from rnncore.tasks.task import Batch
 
 
@@ -17,8 +17,8 @@ class BinaryAddition:
     """Sums c = a + b in binary, from the least significant bit to the most: x_t = (a_t, b_t), y_t = c_t.
 
     Operands have one bit less than sums, so that every sum fits. Of all pairs of operands a part is held out;
-    training draws from the others. What was learnt is the carry if sums of more bits than any in training come
-    out right too.
+    training draws from the others. If sums of more bits than any in training come out right as well, what
+    was learnt is the carry.
 
     Parameters
     ----------
@@ -77,8 +77,8 @@ class BinaryAddition:
         options
             Arguments of `rnncore.SequenceModel`.
         """
-        options = {"input": "dense", "cell": "rnn", "activation": "sigmoid", "output_activation": "sigmoid"} | options
-        return SequenceModel(2, hidden_size, 1, **options)
+        defaults = {"cell": "rnn", "activation": "sigmoid", "output_activation": "sigmoid"}
+        return SequenceModel(2, hidden_size, 1, input="dense", **defaults | options)
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Yield without end `batch_size` sums of `bits` bits, drawn from those that are not held out."""
@@ -104,13 +104,13 @@ class BinaryAddition:
         return rng.integers(2 ** (bits - 1), size=size, dtype=np.uint64)
 
     def validate(self, model: Sequential) -> dict[str, float]:
-        """Return error and part of exact sums of the test pairs, and the latter of 1000 sums two bits longer."""
+        """Return what `evaluate` does, for 1000 sums two bits longer than those in training."""
         return self.evaluate(model, bits=[self.bits + 2], count=1000)
 
     def evaluate(
         self, model: Sequential, bits: Iterable[int] = (10, 16, 64), count: int = 10_000
     ) -> dict[str, float]:
-        """Return error and part of exact sums of the test pairs, and the latter of random sums of other lengths.
+        """Return error and part of exact sums: of the test pairs, and of random sums of other lengths.
 
         Parameters
         ----------

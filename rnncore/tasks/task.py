@@ -21,7 +21,8 @@ class Batch(NamedTuple):
     lengths : ndarray of int, (N,), or None
         Valid steps of each sequence; None: all T.
     carry : bool
-        Begin with the state that the batch before ended with, which had as many sequences; otherwise with zero.
+        Begin with the state that the batch before ended with, which had as many sequences; otherwise with
+        zero.
     """
 
     x: np.ndarray
@@ -33,12 +34,12 @@ class Batch(NamedTuple):
 class Task(Protocol):
     """Data to learn from, and how well a model does; any object with these methods is one.
 
-    A trainer keeps its buffers for the latest few shapes: sequences of unequal length should all be padded to one
-    T, with `lengths` given. Steps behind the end of a sequence cost nothing.
+    A trainer keeps its buffers for the latest few shapes: sequences of unequal length should all be padded to
+    one T, with `lengths` given. Steps behind the end of a sequence cost nothing.
     """
 
     def batches(self, rng: np.random.Generator) -> Iterable[Batch]:
-        """Yield the batches of one epoch, one for each update, or without end; `rng` is the only source of chance."""
+        """Yield the batches of one epoch, one for each update, or without end; chance comes from `rng` alone."""
 
     def validate(self, model: Sequential) -> dict[str, float]:
         """Return what is worth watching during training, measured on data held out from it."""
