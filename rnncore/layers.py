@@ -102,7 +102,9 @@ class Network(ABC):
         """Return a state as lists of arrays, checked."""
         if state is None:
             return None
-        layers = [layer for layer in self.chain if layer.states]
+        layers = [layer for layer in self.chain if isinstance(layer, Recurrent)]
+        if not layers:
+            raise ValueError(f"{name} is given, but no layer has one")
         if len(layers) == 1:
             return [layers[0].check_state(name, state, N)]
         if not isinstance(state, list | tuple) or len(state) != len(layers):
@@ -219,10 +221,6 @@ class Layer(Network):
     def kind_of(self, x: np.ndarray) -> str:
         """Return "tokens" or "dense": as what the layer takes x."""
         return self.inputs[0]
-
-    def check_state(self, name: str, state: State, N: int) -> tuple[np.ndarray, ...]:
-        """Return the state of this layer as a tuple of arrays, checked."""
-        raise ValueError(f"{name} is given, but {type(self).__name__} has no state")
 
     @abstractmethod
     def build(self, plan: Plan, x: Variable, last: bool) -> Variable:

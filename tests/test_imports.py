@@ -66,14 +66,12 @@ def test_imports_run_one_way(path):
 
 
 def test_slow_modules_wait():
-    program = (
-        "import sys, rnncore; "
-        "print(*(m for m in ('click', 'tqdm', 'safetensors', 'matplotlib', 'importlib.metadata') if m in sys.modules))"
-    )
+    program = "import sys, rnncore; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == []
+    slow = {"click", "tqdm", "safetensors", "matplotlib", "importlib.metadata"}
+    assert not slow & set(done.stdout.split())
 
 
 def test_public_names():
