@@ -68,7 +68,7 @@ def test_imports_run_one_way(path):
 def test_slow_modules_wait():
     program = "import sys, rnncore; print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-W", "ignore", "-c", program], capture_output=True, text=True, check=True
     )
     slow = {"click", "tqdm", "safetensors", "matplotlib", "importlib.metadata"}
     assert not slow & set(done.stdout.split())
