@@ -1,0 +1,226 @@
+"""The command line: what it prints and writes, and one line for whatever is wrong."""
+
+import json
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import rnncore as rc
+from rnncore import cli, kernels, recipes
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def rnncore(monkeypatch, capsys, tmp_path):
+    """Run the command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rnncore", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return Result(end.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def test_the_installed_command():
+    command = Path(sysconfig.get_path("scripts")) / "rnncore"
+    result = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout == f"{rc.__version__}\n"
+
+
+def test_info(rnncore):
+    result = rnncore("info")
+    assert result.code == 0
+    rows = dict(line.split(maxsplit=1) for line in result.out.splitlines())
+    assert rows["rnncore"] == rc.__version__
+    assert rows["kernels"] == f"{kernels.active.name}, of {', '.join(kernels.available())}"
+    assert rows["Python"].endswith(f"NumPy {np.__version__}")
+    assert list(rows) == ["rnncore", "kernels", "threads", "CPU", "Python"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "addition", "-h"]])
+def test_help(rnncore, arguments):
+    result = rnncore(*arguments)
+    assert result.code == 0
+    assert result.out.startswith("Usage: rnncore")
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"]])
+def test_a_missing_command_shows_what_there_is(rnncore, arguments):
+    result = rnncore(*arguments)
+    assert result.code == 2
+    assert "Commands:" in result.err
+
+
+def test_train_addition(rnncore, tmp_path):
+    result = rnncore("train", "addition")
+    assert result.code == 0
+    lines = result.out.splitlines()
+    assert sum(line.endswith("  right") for line in lines) == 7
+    shown = lines.index("error " + lines[-6].removeprefix("error "))
+    assert lines[shown + 1 : shown + 5] == [
+        f"exact sums of {bits:>2} bits  100.00%" for bits in (8, 10, 16, 64)
+    ]
+    assert lines[-1] == "written to runs/addition: model.safetensors, metrics.json, history.csv, curves.png"
+    assert "800/800" in result.err  # the progress bar
+    folder = tmp_path / "runs" / "addition"
+    assert len(list(folder.iterdir())) == 4
+
+    for model in (folder, folder / "model.safetensors"):
+        again = rnncore("evaluate", model)
+        assert again == (0, "\n".join(lines[shown : shown + 5]) + "\n", "")
+
+
+def test_the_sums_are_those_that_are_right(rnncore):
+    lines = rnncore("train", "addition", "--steps", 1, "--out", "short").out.splitlines()
+    for first, second, third in zip(lines[0:21:3], lines[1:21:3], lines[2:21:3], strict=True):
+        a, _, b, _, found, verdict, *true = first.split()
+        assert int(found) == int(second.split()[1], 2)
+        assert int(a) + int(b) == int(third.split()[1], 2)
+        assert (verdict == "right") == (int(found) == int(a) + int(b))
+        assert [int(number) for number in true] in ([], [int(a) + int(b)])
+
+
+def test_tutorial_recipe(rnncore, tmp_path):
+    result = rnncore("train", "addition", "--recipe", "tutorial", "--steps", 201, "--seed", 3, "--out", "t")
+    assert result.code == 0
+    reports = [line for line in result.out.splitlines() if line.startswith("update")]
+    assert [line.split()[1] for line in reports] == ["0", "100", "200"]
+    assert json.loads((tmp_path / "t" / "metrics.json").read_text())["task"]["held_out"] == 0
+
+
+@pytest.mark.parametrize("recipe", ["default", "tutorial"])
+def test_quiet(rnncore, recipe):
+    result = rnncore("train", "addition", "--quiet", "--steps", 2, "--recipe", recipe, "--out", "q")
+    assert result.code == 0
+    assert result.err == ""
+    assert [line.split()[0] for line in result.out.splitlines()] == ["error", *["exact"] * 4, "written"]
+
+
+def test_seed_decides(rnncore, tmp_path):
+    for seed, out in [(1, "a"), (1, "b"), (2, "c")]:
+        rnncore("train", "addition", "--quiet", "--steps", 3, "--seed", seed, "--out", out)
+    a, b, c = ((tmp_path / out / "model.safetensors").read_bytes() for out in "abc")
+    assert a == b != c
+
+
+def test_without_matplotlib(rnncore, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = rnncore("train", "addition", "--quiet", "--steps", 2)
+    assert result.code == 0
+    assert result.out.splitlines()[-2:] == [
+        "written to runs/addition: model.safetensors, metrics.json, history.csv",
+        'no picture without matplotlib: pip install "rnncore[plot]"',
+    ]
+    assert not (tmp_path / "runs" / "addition" / "curves.png").exists()
+
+
+def test_interruption(rnncore, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipes, "addition", interrupted)
+    assert rnncore("train", "addition") == (130, "", "\nrnncore: stopped\n")
+
+
+# --- wrong input ---
+
+
+def assert_refused(result: Result, *words: str) -> None:
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.startswith("rnncore: ")
+    assert result.err.count("\n") == 1
+    for word in words:
+        assert word in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["fly"], "fly"),
+        (["--fast"], "--fast"),
+        (["train", "subtraction"], "subtraction"),
+        (["train", "addition", "--steps", "0"], "--steps"),
+        (["train", "addition", "--steps", "many"], "many"),
+        (["train", "addition", "--steps"], "--steps"),
+        (["train", "addition", "--seed", "-1"], "--seed"),
+        (["train", "addition", "--seed", "4294967296"], "--seed"),
+        (["train", "addition", "--recipe", "grandmother"], "grandmother"),
+        (["train", "addition", "extra"], "extra"),
+        (["evaluate"], "MODEL"),
+        (["evaluate", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_arguments(rnncore, arguments, word):
+    assert_refused(rnncore(*arguments), word)
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_unwritable_out_is_found_before_training(rnncore, tmp_path, monkeypatch, out):
+    monkeypatch.delattr(recipes, "addition")
+    (tmp_path / "file").write_text("a file, not a folder")
+    assert_refused(rnncore("train", "addition", "--out", out), out)
+    assert (tmp_path / "file").read_text() == "a file, not a folder"
+
+
+@pytest.fixture
+def run(rnncore, tmp_path):
+    """Return the folder of a short run."""
+    rnncore("train", "addition", "--quiet", "--steps", 1, "--out", "run")
+    return tmp_path / "run"
+
+
+def test_damaged_model(rnncore, run):
+    content = (run / "model.safetensors").read_bytes()
+    (run / "model.safetensors").write_bytes(content[:-4])
+    assert_refused(rnncore("evaluate", run), "model.safetensors", "damaged")
+
+
+def test_foreign_model(rnncore, run):
+    save_file({"weight": np.zeros(3)}, run / "model.safetensors")
+    assert_refused(rnncore("evaluate", run), "model.safetensors", "no model of rnncore")
+
+
+def test_folder_without_model(rnncore, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert_refused(rnncore("evaluate", "empty"), "model.safetensors")
+
+
+def test_model_without_metrics(rnncore, run):
+    (run / "metrics.json").unlink()
+    assert_refused(rnncore("evaluate", run), "metrics.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"task": 3}',
+        '{"task": {"name": "flying"}}',
+        '{"task": {"name": "addition", "bits": 99}}',
+    ],
+)
+def test_metrics_that_tell_no_task(rnncore, run, content):
+    (run / "metrics.json").write_text(content)
+    assert_refused(rnncore("evaluate", run), "metrics.json", "task")
+
+
+def test_model_of_another_task(rnncore, run):
+    rc.SequenceModel(3, 4, 1, input="dense").save(run / "model.safetensors")
+    assert_refused(rnncore("evaluate", run), "x must have shape")
