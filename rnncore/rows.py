@@ -50,6 +50,10 @@ class Rows:
         Sequences that have step t: they are the rows 0 ... ``counts[t] - 1`` of the sorted batch.
     offsets : ndarray of intp, shape (T + 1,)
         Step t holds the packed rows ``offsets[t]`` ... ``offsets[t + 1] - 1``; ``offsets[T]`` is M.
+    M : int
+        Valid steps of the whole batch.
+    full : bool
+        All sequences have T steps, and so are in the caller's order.
     """
 
     def __init__(self, N: int, T: int) -> None:
@@ -64,11 +68,6 @@ class Rows:
         self._step = np.empty(N * T, np.intp)
         self.arrange(None)
 
-    @property
-    def M(self) -> int:
-        """Valid steps of the whole batch."""
-        return int(self.offsets[-1])
-
     def arrange(self, lengths: np.ndarray | None) -> None:
         """Lay out a batch anew.
 
@@ -82,6 +81,8 @@ class Rows:
         self.lengths[:] = self.lengths[self.order]
         self.counts[:] = np.searchsorted(-self.lengths, -np.arange(self.T))
         np.cumsum(self.counts, out=self.offsets[1:])
+        self.M = int(self.offsets[-1])
+        self.full = self.M == self.N * self.T
         step = np.repeat(np.arange(self.T), self.counts)
         self._step[: self.M] = step
         self._sequence[: self.M] = self.order[np.arange(self.M) - self.offsets[step]]
@@ -95,8 +96,12 @@ class Rows:
             The caller's batch; T' may be less than T as long as no sequence is longer than T'.
         out : ndarray, shape (N * T, ...)
         """
-        M = self.M
-        out[:M] = x[self._sequence[:M], self._step[:M]]
+        if self.full:  # packing is a transpose then, which takes a copy but no temporary array
+            steps = out.reshape(self.T, self.N, *out.shape[1:])
+            np.copyto(steps, x.swapaxes(0, 1), casting="unsafe")
+        else:
+            M = self.M
+            out[:M] = x[self._sequence[:M], self._step[:M]]
 
     def scatter(self, packed: np.ndarray, out: np.ndarray) -> None:
         """Unpack the first M rows of packed: the inverse of `gather`.
@@ -107,6 +112,9 @@ class Rows:
         out : ndarray, shape (N, T', ...)
             In the caller's order; zero where a sequence has no step.
         """
-        M = self.M
-        out[...] = 0
-        out[self._sequence[:M], self._step[:M]] = packed[:M]
+        if self.full:
+            out[...] = packed.reshape(self.T, self.N, *packed.shape[1:]).swapaxes(0, 1)
+        else:
+            M = self.M
+            out[...] = 0
+            out[self._sequence[:M], self._step[:M]] = packed[:M]

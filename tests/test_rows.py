@@ -7,6 +7,7 @@ from rnncore.rows import Rows
 def test_full_batch():
     rows = Rows(2, 3)
     assert rows.M == 6
+    assert rows.full
     assert rows.order.tolist() == [0, 1]
     assert rows.lengths.tolist() == [3, 3]
     assert rows.counts.tolist() == [2, 2, 2]
@@ -21,6 +22,7 @@ def test_ragged_batch_is_sorted_by_length_and_stable():
     assert rows.counts.tolist() == [4, 3, 3, 1, 1, 0]
     assert rows.offsets.tolist() == [0, 4, 7, 10, 11, 12, 12]
     assert rows.M == 12
+    assert not rows.full
 
 
 def test_arrays_are_intp_and_stay_where_they_are():
