@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rnncore import kernels
-
 DTYPES = ("float32", "float64")
 
 
@@ -108,6 +106,16 @@ def shape(name: str, found: np.ndarray, expected: Sequence[int | str]) -> None:
         raise ValueError(f"{name} must have shape ({wanted}), got {found.shape}")
 
 
+def output(name: str, found: Any, like: np.ndarray) -> None:
+    """Raise unless `found` is an array that a result like this one can be written into."""
+    if not isinstance(found, np.ndarray) or not np.can_cast(like.dtype, found.dtype, "same_kind"):
+        kind = f"dtype {found.dtype}" if isinstance(found, np.ndarray) else type(found).__name__
+        raise TypeError(f"{name} must be an array of {like.dtype}, got {kind}")
+    shape(name, found, like.shape)
+    if not found.flags.writeable:
+        raise ValueError(f"{name} must be writeable")
+
+
 def lengths(value: npt.ArrayLike | None, N: int, T: int) -> np.ndarray | None:
     """Return the valid steps of each sequence, (N,) integers in 0 ... T; None stays None: all have T."""
     if value is None:
@@ -135,10 +143,8 @@ def arrays(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) ->
 
 def first_not_finite(values: np.ndarray) -> tuple[int, ...] | None:
     """Return the index of the first element that is infinite or no number."""
-    # one pass without a temporary; a sum that overflows is looked at again
-    if math.isfinite(kernels.active.sum_of_squares(values.reshape(-1))):
-        return None
-    return _first(~np.isfinite(values))
+    finite = np.isfinite(values)
+    return None if finite.all() else _first(~finite)
 
 
 def first_beyond(ids: np.ndarray, limit: int) -> tuple[int, ...] | None:

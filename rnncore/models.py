@@ -392,19 +392,18 @@ class Stream:
         y : ndarray, (N, O)
             What `Sequential.predict` gives for this step: `out`, or a buffer that the next step overwrites.
         """
-        plan = self._plan
-        x, y = plan.x.value, plan.prediction.value
-        tokens = x.ndim == 1
-        given = checks.integers("x_t", x_t, "token ids") if tokens else checks.dense("x_t", x_t)
-        checks.shape("x_t", given, x.shape)
+        x, y = self._plan.x.value, self._plan.prediction.value
+        if not (type(x_t) is np.ndarray and x_t.dtype is x.dtype and x_t.shape == x.shape):
+            x_t = checks.integers("x_t", x_t, "token ids") if x.ndim == 1 else checks.dense("x_t", x_t)
+            checks.shape("x_t", x_t, x.shape)
         if out is not None:
-            checks.shape("out", checks.array("out", out), y.shape)
-        np.copyto(x, given, casting="unsafe")  # one step of all sequences is packed as it is
-        wrong = checks.first_beyond(x, plan.vocabulary) if tokens else None
-        if wrong:
-            raise ValueError(
-                f"x_t[{wrong[0]}] = {x[wrong]}, but the vocabulary has ids 0 ... {plan.vocabulary - 1}"
-            )
+            checks.output("out", out, y)
+        np.copyto(x, x_t, casting="unsafe")  # one step of all sequences is packed as it is
+        if x.ndim == 1:
+            wrong = checks.first_beyond(x, self._plan.vocabulary)
+            if wrong:
+                expected = f"the vocabulary has ids 0 ... {self._plan.vocabulary - 1}"
+                raise ValueError(f"x_t[{wrong[0]}] = {x[wrong]}, but {expected}")
         for stage in self._stages:
             stage.forward()
         for initial, final in self._carry:
@@ -421,7 +420,9 @@ class Stream:
 
     @state.setter
     def state(self, state: State) -> None:
-        self._plan.load_states(self._model.check_states("state", state, self._plan.rows.N))
+        states = self._model.check_states("state", state, self._plan.rows.N)
+        self.reset()
+        self._plan.load_states(states)
 
     def reset(self) -> None:
         """Go back to the zero state."""

@@ -330,7 +330,6 @@ def test_numbers_that_float32_cannot_hold_are_refused_in_training():
 
 
 def test_large_finite_numbers_are_fine():
-    """The quick look for NaN and infinity adds up squares: that their sum overflows must not count."""
     trainer = rc.Trainer(rc.SequenceModel(D, 3, 2, input="dense", dtype="float64"), "mse")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)

@@ -429,6 +429,10 @@ def test_a_stream_goes_on_from_a_state():
         stream.state = model.forward(x[:1])[1]
     stream.state = None
     np.testing.assert_allclose(stream.step(x[:, 0]), model.predict(x)[:, 0], rtol=1e-12)
+    fresh = model.stream(2)
+    fresh.step(x[:, 1])
+    fresh.state = None
+    np.testing.assert_allclose(fresh.step(x[:, 0]), model.predict(x)[:, 0], rtol=1e-12)
 
 
 def test_a_stream_keeps_its_weights():
@@ -451,8 +455,14 @@ def test_a_refused_step_leaves_the_stream_as_it_was():
     ):
         with pytest.raises(error, match=message):
             stream.step(x_t)
-    with pytest.raises(ValueError, match=r"out must have shape \(1, 2\), got \(2,\)"):
-        stream.step(ids[:, 1], out=np.zeros(2))
+    for out, error, message in (
+        (np.zeros(2), ValueError, r"out must have shape \(1, 2\), got \(2,\)"),
+        (np.zeros((1, 2), int), TypeError, "out must be an array of float64, got dtype int64"),
+        ([[0, 0]], TypeError, "out must be an array of float64, got list"),
+        (np.broadcast_to(0.0, (1, 2)), ValueError, "out must be writeable"),
+    ):
+        with pytest.raises(error, match=message):
+            stream.step(ids[:, 1], out=out)
     np.testing.assert_allclose(stream.step(ids[:, 1]), model.predict(ids)[:, 1], rtol=1e-12)
 
 
