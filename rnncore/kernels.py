@@ -15,9 +15,9 @@ FAMILIES = {
     "rnn": ("RNN",),
     "lstm": ("LSTM",),
     "gru": ("GRU",),
-    "linear": ("Linear", "Embedding", "Dropout"),
+    "linear": ("Linear", "Embedding", "Dropout", "Join"),
     "losses": ("Activation", "Loss"),
-    "optimizers": ("sgd", "adagrad", "rmsprop", "adam", "sum_of_squares", "scale", "clip"),
+    "optimizers": ("SGD", "Adagrad", "RMSprop", "Adam"),
 }
 
 
@@ -47,6 +47,8 @@ def load(name: str) -> SimpleNamespace:
         module = importlib.import_module(path)
         for member in members:
             setattr(kernels, member, getattr(module, member))
+    # a compiled step runs the stages of any level
+    kernels.Step = importlib.import_module("rnncore.reference.step" if name == "numpy" else "rnncore._stage").Step
     return kernels
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rnncore import checks, initializers, kernels
-from rnncore.plan import Join, Plan, Plans, States, gradient
+from rnncore.plan import Plan, Plans, States, gradient
 from rnncore.rows import Variable
 
 Seed = int | np.random.Generator | None
@@ -423,7 +423,7 @@ class Recurrent(Layer):
         if directions == 1:
             return tops[0]
         joined = plan.variable((plan.rows.N, H * directions))
-        plan.stages.append(Join(tops, joined))
+        plan.stages.append(kernels.active.Join(plan.rows, tops, joined))
         return joined
 
     def config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Optimizers and gradient clipping; rules and defaults are PyTorch's.
+"""Optimizers; rules and defaults are PyTorch's.
 
 An optimizer is made with its hyperparameters and bound to the parameters by the `Trainer` given it::
 
@@ -13,11 +13,38 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from rnncore import checks, kernels
 from rnncore.rows import Variable
+
+
+class Setting:
+    """A hyperparameter of an optimizer: a number in the `settings` that its rules read at every update.
+
+    Parameters
+    ----------
+    index : int
+        Its place in the settings.
+    low, high : float
+        Bounds.
+    doc : str
+    """
+
+    def __init__(self, index: int, doc: str, low: float = 0.0, high: float = math.inf) -> None:
+        self.index, self.low, self.high = index, low, high
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, optimizer: Optimizer, owner: type | None = None) -> float:
+        return float(optimizer.settings[self.index])
+
+    def __set__(self, optimizer: Optimizer, value: float) -> None:
+        optimizer.settings[self.index] = checks.real(self.name, value, low=self.low, high=self.high)
 
 
 class Optimizer(ABC):
@@ -26,32 +53,35 @@ class Optimizer(ABC):
     Attributes
     ----------
     lr : float
-        Learning rate; may be changed at any time.
+        Learning rate. Like all hyperparameters it may be changed at any time.
     steps : int
         Updates made so far.
+    settings : ndarray of float64
+        Learning rate, updates made, and the other hyperparameters in the order in which the kernels read them.
+    rules : list
+        What updates each variable, once bound.
     """
 
-    def __init__(self, lr: float) -> None:
+    lr = Setting(0, "Learning rate.")
+
+    def __init__(self, lr: float, count: int) -> None:
+        self.settings = np.zeros(2 + count)
         self.lr = lr
-        self.steps = 0
-        self._bound: list[tuple[Variable, dict[str, np.ndarray]]] = []
+        self.rules: list[Any] = []
+        self._bound: list[dict[str, np.ndarray]] = []
 
     @property
-    def lr(self) -> float:
-        """Learning rate."""
-        return self._lr
-
-    @lr.setter
-    def lr(self, value: float) -> None:
-        self._lr = checks.real("lr", value)
+    def steps(self) -> int:
+        """Updates made so far."""
+        return int(self.settings[1])
 
     @abstractmethod
     def slots(self) -> tuple[str, ...]:
         """Return the names of the arrays kept for each variable."""
 
     @abstractmethod
-    def update(self, variable: Variable, state: Mapping[str, np.ndarray]) -> None:
-        """Change one variable by its gradient."""
+    def rule(self, variable: Variable, state: Mapping[str, np.ndarray]) -> Any:
+        """Return the kernel that updates one variable."""
 
     def bind(self, variables: Sequence[Variable]) -> None:
         """Attach the optimizer to what it updates, once.
@@ -65,13 +95,14 @@ class Optimizer(ABC):
             raise ValueError(
                 f"this {type(self).__name__} is in use: give every trainer an optimizer of its own"
             )
-        self._bound = [(v, {slot: np.zeros_like(v.value) for slot in self.slots()}) for v in variables]
+        self._bound = [{slot: np.zeros_like(v.value) for slot in self.slots()} for v in variables]
+        self.rules = [self.rule(v, state) for v, state in zip(variables, self._bound, strict=True)]
 
     def step(self) -> None:
         """Update every variable by its gradient."""
-        self.steps += 1
-        for variable, state in self._bound:
-            self.update(variable, state)
+        self.settings[1] += 1
+        for rule in self.rules:
+            rule.update()
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return copies of everything that a later step depends on.
@@ -95,12 +126,12 @@ class Optimizer(ABC):
         """
         own = {f"{k}.{slot}": value for k, slot, value in self._slots()}
         found = checks.arrays({"steps": ()} | {key: value.shape for key, value in own.items()}, state)
-        self.steps = checks.integer("steps", found["steps"][()], minimum=0)
+        self.settings[1] = checks.integer("steps", found["steps"][()], minimum=0)
         for key, value in own.items():
             value[...] = found[key]
 
     def _slots(self) -> list[tuple[int, str, np.ndarray]]:
-        return [(k, slot, value) for k, (_, state) in enumerate(self._bound) for slot, value in state.items()]
+        return [(k, slot, value) for k, state in enumerate(self._bound) for slot, value in state.items()]
 
 
 class SGD(Optimizer):
@@ -119,6 +150,10 @@ class SGD(Optimizer):
         Needs momentum, and no dampening.
     """
 
+    momentum = Setting(2, "Momentum.")
+    dampening = Setting(3, "Dampening.", low=-math.inf)
+    weight_decay = Setting(4, "Weight decay.")
+
     def __init__(
         self,
         lr: float = 1e-3,
@@ -128,11 +163,12 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
-        super().__init__(lr)
-        self.momentum = checks.real("momentum", momentum)
-        self.dampening = checks.real("dampening", dampening, low=-math.inf)
-        self.weight_decay = checks.real("weight_decay", weight_decay)
+        super().__init__(lr, 4)
+        self.momentum = momentum
+        self.dampening = dampening
+        self.weight_decay = weight_decay
         self.nesterov = checks.flag("nesterov", nesterov)
+        self.settings[5] = self.nesterov
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError("nesterov needs momentum > 0 and dampening = 0")
 
@@ -140,19 +176,9 @@ class SGD(Optimizer):
         """Return the names of the arrays kept for each variable."""
         return ("momentum_buffer",) if self.momentum else ()
 
-    def update(self, variable: Variable, state: Mapping[str, np.ndarray]) -> None:
-        """Change one variable by its gradient."""
-        kernels.active.sgd(
-            variable.value,
-            variable.grad,
-            state.get("momentum_buffer"),
-            self.lr,
-            self.momentum,
-            self.dampening,
-            self.weight_decay,
-            self.nesterov,
-            self.steps == 1,
-        )
+    def rule(self, variable: Variable, state: Mapping[str, np.ndarray]) -> Any:
+        """Return the kernel that updates one variable."""
+        return kernels.active.SGD(variable, state.get("momentum_buffer"), self.settings)
 
 
 class Adagrad(Optimizer):
@@ -170,20 +196,21 @@ class Adagrad(Optimizer):
     weight_decay : float, default 0
     """
 
+    eps = Setting(2, "Keeps the denominator from zero.")
+    weight_decay = Setting(3, "Weight decay.")
+
     def __init__(self, lr: float = 1e-2, *, eps: float = 1e-10, weight_decay: float = 0.0) -> None:
-        super().__init__(lr)
-        self.eps = checks.real("eps", eps)
-        self.weight_decay = checks.real("weight_decay", weight_decay)
+        super().__init__(lr, 2)
+        self.eps = eps
+        self.weight_decay = weight_decay
 
     def slots(self) -> tuple[str, ...]:
         """Return the names of the arrays kept for each variable."""
         return ("sum",)
 
-    def update(self, variable: Variable, state: Mapping[str, np.ndarray]) -> None:
-        """Change one variable by its gradient."""
-        kernels.active.adagrad(
-            variable.value, variable.grad, state["sum"], self.lr, self.eps, self.weight_decay
-        )
+    def rule(self, variable: Variable, state: Mapping[str, np.ndarray]) -> Any:
+        """Return the kernel that updates one variable."""
+        return kernels.active.Adagrad(variable, state["sum"], self.settings)
 
 
 class RMSprop(Optimizer):
@@ -205,6 +232,11 @@ class RMSprop(Optimizer):
     centered : bool, default False
     """
 
+    alpha = Setting(2, "Decay of the averages.", high=1.0)
+    eps = Setting(3, "Keeps the denominator from zero.")
+    momentum = Setting(4, "Momentum.")
+    weight_decay = Setting(5, "Weight decay.")
+
     def __init__(
         self,
         lr: float = 1e-2,
@@ -215,11 +247,11 @@ class RMSprop(Optimizer):
         weight_decay: float = 0.0,
         centered: bool = False,
     ) -> None:
-        super().__init__(lr)
-        self.alpha = checks.real("alpha", alpha, high=1.0)
-        self.eps = checks.real("eps", eps)
-        self.momentum = checks.real("momentum", momentum)
-        self.weight_decay = checks.real("weight_decay", weight_decay)
+        super().__init__(lr, 4)
+        self.alpha = alpha
+        self.eps = eps
+        self.momentum = momentum
+        self.weight_decay = weight_decay
         self.centered = checks.flag("centered", centered)
 
     def slots(self) -> tuple[str, ...]:
@@ -227,20 +259,10 @@ class RMSprop(Optimizer):
         momentum = ("momentum_buffer",) if self.momentum else ()
         return ("square_avg", *momentum, *(("grad_avg",) if self.centered else ()))
 
-    def update(self, variable: Variable, state: Mapping[str, np.ndarray]) -> None:
-        """Change one variable by its gradient."""
-        kernels.active.rmsprop(
-            variable.value,
-            variable.grad,
-            state["square_avg"],
-            state.get("momentum_buffer"),
-            state.get("grad_avg"),
-            self.lr,
-            self.alpha,
-            self.eps,
-            self.momentum,
-            self.weight_decay,
-        )
+    def rule(self, variable: Variable, state: Mapping[str, np.ndarray]) -> Any:
+        """Return the kernel that updates one variable."""
+        slots = state["square_avg"], state.get("momentum_buffer"), state.get("grad_avg")
+        return kernels.active.RMSprop(variable, *slots, self.settings)
 
 
 class Adam(Optimizer):
@@ -262,6 +284,9 @@ class Adam(Optimizer):
 
     decoupled = False
 
+    eps = Setting(4, "Keeps the denominator from zero.")
+    weight_decay = Setting(5, "Weight decay.")
+
     def __init__(
         self,
         lr: float = 1e-3,
@@ -270,31 +295,26 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(lr)
+        super().__init__(lr, 5)
         if not isinstance(betas, Sequence) or len(betas) != 2:
             raise ValueError(f"betas must be a pair of numbers, got {betas!r}")
-        self.betas = tuple(checks.real(f"betas[{i}]", beta, high=1.0) for i, beta in enumerate(betas))
-        self.eps = checks.real("eps", eps)
-        self.weight_decay = checks.real("weight_decay", weight_decay)
+        self.settings[2:4] = [checks.real(f"betas[{i}]", beta, high=1.0) for i, beta in enumerate(betas)]
+        self.eps = eps
+        self.weight_decay = weight_decay
+        self.settings[6] = self.decoupled
+
+    @property
+    def betas(self) -> tuple[float, ...]:
+        """Decays of the averages of the gradient and of its square."""
+        return tuple(self.settings[2:4].tolist())
 
     def slots(self) -> tuple[str, ...]:
         """Return the names of the arrays kept for each variable."""
         return ("exp_avg", "exp_avg_sq")
 
-    def update(self, variable: Variable, state: Mapping[str, np.ndarray]) -> None:
-        """Change one variable by its gradient."""
-        kernels.active.adam(
-            variable.value,
-            variable.grad,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            self.lr,
-            *self.betas,
-            self.eps,
-            self.weight_decay,
-            self.decoupled,
-            self.steps,
-        )
+    def rule(self, variable: Variable, state: Mapping[str, np.ndarray]) -> Any:
+        """Return the kernel that updates one variable."""
+        return kernels.active.Adam(variable, state["exp_avg"], state["exp_avg_sq"], self.settings)
 
 
 class AdamW(Adam):
@@ -337,27 +357,3 @@ def get(optimizer: str | Optimizer) -> Optimizer:
     if isinstance(optimizer, Optimizer):
         return optimizer
     return NAMED[checks.choice("optimizer", optimizer, NAMED)]()
-
-
-def clip_norm(grads: Sequence[np.ndarray], limit: float) -> float:
-    """Scale the gradients in place so that their global norm is at most `limit`.
-
-    The factor is min(1, limit / (norm + 1e-6)), as in PyTorch's ``clip_grad_norm_``.
-
-    Returns
-    -------
-    float
-        The norm before.
-    """
-    norm = math.sqrt(sum(map(kernels.active.sum_of_squares, grads)))
-    factor = limit / (norm + 1e-6)
-    if factor < 1:
-        for grad in grads:
-            kernels.active.scale(grad, factor)
-    return norm
-
-
-def clip_value(grads: Sequence[np.ndarray], limit: float) -> None:
-    """Clip every element of the gradients in place to [-limit, limit]."""
-    for grad in grads:
-        kernels.active.clip(grad, limit)

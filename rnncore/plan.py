@@ -103,6 +103,8 @@ class Plan:
         In forward order, without the activation unless the loss looks behind it.
     activation : Stage or None
         From logits to prediction.
+    step : Step or None
+        The whole training step, where a trainer has put one.
     """
 
     def __init__(
@@ -144,6 +146,7 @@ class Plan:
         self.logits = self.prediction = y
 
         self.activation: Stage | None = None
+        self.step: Any = None
         if output_activation:
             seen = loss in losses.ON_PREDICTION
             self.prediction = self.variable(self.logits.value.shape, grad=seen)
@@ -361,40 +364,6 @@ class Plan:
             t = int(np.searchsorted(self.rows.offsets, row, side="right")) - 1
             place = [self.rows.order[row - self.rows.offsets[t]], t]
         return f"[{', '.join(map(str, [*place, *rest]))}]"
-
-
-class Join:
-    """A stage that lays arrays (N, H) side by side: the final states of both directions as one output.
-
-    Parameters
-    ----------
-    parts : sequence of Variable
-        (N, H) each.
-    y : Variable
-        (N, number of parts * H).
-    """
-
-    def __init__(self, parts: Sequence[Variable], y: Variable) -> None:
-        values = np.split(y.value, len(parts), axis=1)
-        grads = [None] * len(parts) if y.grad is None else np.split(y.grad, len(parts), axis=1)
-        columns = map(Variable, values, grads)
-        self._pairs = list(zip(parts, columns, strict=True))
-
-    def pack(self) -> None:
-        """Do nothing: no weights."""
-
-    def forward(self) -> None:
-        """Fill the output."""
-        for part, column in self._pairs:
-            column.value[...] = part.value
-
-    def backward(self) -> None:
-        """Add to the gradients of the parts."""
-        for part, column in self._pairs:
-            gradient(part)[...] += gradient(column)
-
-    def accumulate(self) -> None:
-        """Do nothing: no weights."""
 
 
 class Plans:

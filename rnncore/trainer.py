@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from rnncore import checks, losses, optimizers
+from rnncore import checks, kernels, losses, optimizers
 from rnncore.files import replacing
 from rnncore.layers import Seed, State
 from rnncore.models import Sequential
-from rnncore.plan import Plan, Plans, gradient
+from rnncore.plan import Plan, Plans
 from rnncore.tasks.task import Batch, Task
 
 REDUCTIONS = ("mean", "sum")
@@ -75,8 +75,6 @@ class Trainer:
     ----------
     model : Sequential
     optimizer : Optimizer
-    grad_norm : float
-        Global norm of the gradients at the latest step, before clipping.
 
     Raises
     ------
@@ -107,11 +105,8 @@ class Trainer:
         self.reduction = checks.choice("reduction", reduction, REDUCTIONS)
         self.bptt = checks.choice("bptt", bptt, ("full",))
         self.rng = np.random.default_rng(seed)
-        self.grad_norm = 0.0
         self.optimizer = optimizers.get(optimizer)
         self.optimizer.bind([layer.flat for layer in model.chain])
-        self._norm_limit = math.inf if self.clip_norm is None else self.clip_norm
-        self._grads = [gradient(layer.flat) for layer in model.chain]
         self._plans = Plans()
         self._latest: Plan | None = None
         self._state: State = None
@@ -150,24 +145,19 @@ class Trainer:
         """
         plan = self._load(x, y, lengths, state, training=True)
         plan.draw(self.model.rng)
-        self._latest = plan
-        plan.pack()
-        plan.forward()
-        loss = plan.read_loss()
+        self._latest, self._state = plan, None
+        step = plan.step
+        loss = step.run()
         if not math.isfinite(loss):
             self._stop(plan, f"the loss is {loss}")
-        plan.zero_grad()
-        self.model.zero_grad()
-        plan.backward()
-        norm = optimizers.clip_norm(self._grads, self._norm_limit)
-        if not math.isfinite(norm):
-            self._stop(plan, f"the norm of the gradients is {norm}")
-        if self.clip_value is not None:
-            optimizers.clip_value(self._grads, self.clip_value)
-        self.optimizer.step()
-        self._state = None
-        self.grad_norm = norm
+        if not math.isfinite(step.norm):
+            self._stop(plan, f"the norm of the gradients is {step.norm}")
         return loss
+
+    @property
+    def grad_norm(self) -> float:
+        """Global norm of the gradients at the latest step, before clipping; 0 before the first."""
+        return 0.0 if self._latest is None else self._latest.step.norm
 
     @property
     def state(self) -> State:
@@ -299,7 +289,7 @@ class Trainer:
         N, T = x.shape[:2]
         width = model.chain[-1].out_features
         losses.target(self.loss, y, (N, width) if model.output == "last" else (N, T, width))
-        return Plan(
+        plan = Plan(
             model.chain,
             N,
             T,
@@ -310,6 +300,16 @@ class Trainer:
             loss=self.loss,
             reduction=self.reduction if training else "mean",
         )
+        if training:
+            plan.step = kernels.active.Step(
+                plan.stages,
+                plan.gradients,
+                self.optimizer.rules,
+                self.optimizer.settings,
+                clip_norm=math.inf if self.clip_norm is None else self.clip_norm,
+                clip_value=math.inf if self.clip_value is None else self.clip_value,
+            )
+        return plan
 
     def _stop(self, plan: Plan, what: str) -> NoReturn:
         self._state = self.model.wrap_states(plan.read_initial())  # as if the step had not been

@@ -5,11 +5,11 @@ from _gemm cimport (
 )
 from _math cimport real
 from _plan cimport (
-    OverRows, OverTiles, Rows, Stage as CStage, add, address, buffer, max_threads, packed_rows, row_count, row_stride,
+    OverRows, OverTiles, Rows, Stage as CStage, add, address, buffer, packed_rows, row_count, row_stride,
     share, span, spans, stage_capsule,
 )
 
-from rnncore._stage import Stage
+from rnncore._stage import Stage, get_num_threads
 
 cdef struct Dense:
     CStage stage
@@ -53,7 +53,7 @@ cdef Dense* bind(list keep, object rows, object x, object y) except NULL:
     s.dx, s.dx_row = address(x.grad), row_stride(x.grad)
     s.y, s.y_row = address(y.value), row_stride(y.value)
     s.dy, s.dy_row = address(y.grad), row_stride(y.grad)
-    s.stage.plan, s.stage.numbers, s.stage.N = s, s.y, s.rows.N
+    s.stage.plan, s.stage.numbers, s.stage.rows = s, s.y, &s.rows
     s.stage.pack, s.stage.accumulate = nothing_over_tiles, nothing_over_tiles
     s.stage.forward, s.stage.backward = nothing_over_rows, nothing_over_rows
     return s
@@ -119,9 +119,10 @@ class Linear(Stage):
         cdef bint single = y.value.itemsize == sizeof(float)
         cdef Py_ssize_t size = sizeof(float) if single else sizeof(double)
         weight, *biases = weights
-        s.last = last
+        s.last = s.stage.per_sequence = last
         s.gemm = gemm_of(__name__)
         s.I = weight.value.shape[1]
+        s.stage.work = s.I * s.O
         s.weight, s.d_weight = address(weight.value), address(weight.grad)
         if biases:
             s.bias, s.d_bias = address(biases[0].value), address(biases[0].grad)
@@ -132,7 +133,8 @@ class Linear(Stage):
             panels_size(s.O, s.I, <float*>NULL) if single else panels_size(s.O, s.I, <double*>NULL)), &s.back_panels)
         if s.d_weight is not NULL:
             buffer(keep, size * s.O, &s.sums)
-            buffer(keep, size * s.scratch_size * max_threads(), &s.scratch)
+            s.stage.most = get_num_threads()
+            buffer(keep, size * s.scratch_size * s.stage.most, &s.scratch)
         if single:
             s.stage.pack = <OverTiles>linear_pack[float]
             s.stage.forward = <OverRows>linear_forward[float]
@@ -230,4 +232,52 @@ class Dropout(Stage):
         else:
             s.stage.forward = <OverRows>dropout_forward[double]
             s.stage.backward = <OverRows>dropout_backward[double]
+        super().__init__(stage_capsule(&s.stage), keep)
+
+
+# ---------------------------------------------------------------------------------------------
+# y = arrays (N, H) side by side: the final states of both directions as one output
+
+cdef struct Part:
+    CStage stage
+    Rows rows
+    Py_ssize_t count, H
+    void* parts[2]
+    void* d_parts[2]
+    void* y                      # (N, count * H)
+    const void* dy
+
+
+cdef void join_forward(Part* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t i, n
+    for n in range(first, last):
+        for i in range(s.count):
+            copy_bytes(y + (n * s.count + i) * s.H, <const real*>s.parts[i] + n * s.H, s.H * sizeof(real))
+
+
+cdef void join_backward(Part* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t i, n
+    for n in range(first, last):
+        for i in range(s.count):
+            add(<real*>s.d_parts[i] + n * s.H, <const real*>s.dy + (n * s.count + i) * s.H, s.H)
+
+
+class Join(Stage):
+    def __init__(self, rows, parts, y):
+        cdef list keep = [rows, parts, y]
+        cdef Part* s
+        buffer(keep, sizeof(Part), <void**>&s)
+        s.rows = packed_rows(rows)
+        s.count, s.H = len(parts), parts[0].value.shape[1]
+        for i, part in enumerate(parts):
+            s.parts[i], s.d_parts[i] = address(part.value), address(part.grad)
+        s.y, s.dy = address(y.value), address(y.grad)
+        s.stage.plan, s.stage.numbers, s.stage.rows = s, s.y, &s.rows
+        s.stage.pack, s.stage.accumulate = nothing_over_tiles, nothing_over_tiles
+        if y.value.itemsize == sizeof(float):
+            s.stage.forward = <OverRows>join_forward[float]
+            s.stage.backward = <OverRows>join_backward[float]
+        else:
+            s.stage.forward = <OverRows>join_forward[double]
+            s.stage.backward = <OverRows>join_backward[double]
         super().__init__(stage_capsule(&s.stage), keep)

@@ -56,7 +56,8 @@ cdef Output* bind(list keep, object rows, object x, bint last) except NULL:
     s.rows, s.last = packed_rows(rows), last
     s.O = x.value.shape[1]
     s.x, s.dx = address(x.value), address(x.grad)
-    s.stage.plan, s.stage.numbers, s.stage.N = s, s.dx, s.rows.N
+    s.stage.plan, s.stage.numbers, s.stage.rows = s, s.dx, &s.rows
+    s.stage.per_sequence = last
     s.stage.pack, s.stage.accumulate = nothing, nothing
     return s
 

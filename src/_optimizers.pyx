@@ -1,13 +1,24 @@
-"""Update rules on one parameter: 1-D arrays of the same length, changed in place, as in PyTorch."""
+"""Update rules on one flat parameter, changed in place, as in PyTorch.
+
+A rule reads its hyperparameters from `settings`, float64: the learning rate, the number of this
+update, counting from 1, and then what its class says.
+"""
 
 from libc.math cimport sqrt
 
 from _gemm cimport FLOATS
 from _math cimport real, square_root
+from _plan cimport Rule as CRule, address, buffer, rule_capsule
 
+from rnncore._stage import Rule
 
-cdef inline const real* begin(const real[::1] array) noexcept nogil:
-    return &array[0] if array.shape[0] > 0 else NULL
+cdef struct Update:
+    CRule rule
+    bint single
+    const double* settings
+    void* p                      # the parameter
+    const void* grad
+    void* slots[3]               # what the rule remembers of earlier gradients; NULL where unused
 
 
 cdef inline void sgd_plain(
@@ -30,24 +41,16 @@ cdef inline void sgd_momentum(
         p[j] -= lr * (g + momentum * buffer[j] if nesterov else buffer[j])
 
 
-def sgd(
-    real[::1] param, const real[::1] grad, real[::1] momentum_buffer, double lr, double momentum, double dampening,
-    double weight_decay, bint nesterov, bint first,
-):
-    """Stochastic gradient descent, with momentum (Sutskever et al. 2013) where there is a buffer for it.
-
-    ``first`` says that the buffer holds nothing yet: it starts with the whole gradient, undampened.
-    """
-    cdef Py_ssize_t size = param.shape[0]
-    if size == 0:
-        return
-    if momentum_buffer is None:
-        sgd_plain(size, &param[0], &grad[0], <real>lr, <real>weight_decay)
-        return
-    if first:
-        momentum_buffer[:] = 0
-    sgd_momentum(size, &param[0], &grad[0], &momentum_buffer[0], <real>lr, <real>momentum,
-                 <real>(1 if first else 1 - dampening), <real>weight_decay, nesterov)
+cdef inline void sgd(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    cdef const double* settings = s.settings
+    cdef real* buffer = <real*>s.slots[0]
+    cdef real lr = <real>settings[0]
+    cdef real fresh = <real>(1 if settings[1] == 1 else 1 - settings[3])    # the first gradient is not dampened
+    if buffer is NULL:
+        sgd_plain(end - begin, p + begin, <const real*>s.grad + begin, lr, <real>settings[4])
+    else:
+        sgd_momentum(end - begin, p + begin, <const real*>s.grad + begin, buffer + begin, lr, <real>settings[2],
+                     fresh, <real>settings[4], settings[5] != 0)
 
 
 cdef inline void adagrad_update(
@@ -62,10 +65,10 @@ cdef inline void adagrad_update(
         p[j] -= lr * g / (square_root(squares[j]) + eps)
 
 
-def adagrad(real[::1] param, const real[::1] grad, real[::1] sum_, double lr, double eps, double weight_decay):
-    """Adagrad (Duchi, Hazan & Singer 2011); sum_ holds the sum of the squared gradients."""
-    if param.shape[0]:
-        adagrad_update(param.shape[0], &param[0], &grad[0], &sum_[0], <real>lr, <real>eps, <real>weight_decay)
+cdef inline void adagrad(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    cdef const double* settings = s.settings
+    adagrad_update(end - begin, p + begin, <const real*>s.grad + begin, <real*>s.slots[0] + begin,
+                   <real>settings[0], <real>settings[2], <real>settings[3])
 
 
 cdef inline void rmsprop_update(
@@ -88,17 +91,14 @@ cdef inline void rmsprop_update(
         p[j] -= lr * update
 
 
-def rmsprop(
-    real[::1] param, const real[::1] grad, real[::1] square_avg, real[::1] momentum_buffer, real[::1] grad_avg,
-    double lr, double alpha, double eps, double momentum, double weight_decay,
-):
-    """RMSprop (Tieleman & Hinton 2012), centred (Graves 2013) where there is a grad_avg."""
-    if param.shape[0] == 0:
-        return
+cdef inline void rmsprop(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    cdef const double* settings = s.settings
+    cdef real* momentum_buffer = <real*>s.slots[1]
+    cdef real* grad_avg = <real*>s.slots[2]
     rmsprop_update(
-        param.shape[0], &param[0], &grad[0], &square_avg[0],
-        NULL if momentum_buffer is None else &momentum_buffer[0], NULL if grad_avg is None else &grad_avg[0],
-        <real>lr, <real>alpha, <real>eps, <real>momentum, <real>weight_decay,
+        end - begin, p + begin, <const real*>s.grad + begin, <real*>s.slots[0] + begin,
+        NULL if momentum_buffer is NULL else momentum_buffer + begin, NULL if grad_avg is NULL else grad_avg + begin,
+        <real>settings[0], <real>settings[2], <real>settings[3], <real>settings[4], <real>settings[5],
     )
 
 
@@ -115,20 +115,17 @@ cdef inline void adam_update(
         p[j] = shrink * p[j] - rate * exp_avg[j] / (square_root(exp_avg_sq[j]) / correction + eps)
 
 
-def adam(
-    real[::1] param, const real[::1] grad, real[::1] exp_avg, real[::1] exp_avg_sq, double lr, double beta1,
-    double beta2, double eps, double weight_decay, bint decoupled, Py_ssize_t step,
-):
-    """Adam (Kingma & Ba 2015); with decoupled weight decay, AdamW (Loshchilov & Hutter 2019).
-
-    ``step`` counts from 1.
-    """
-    if param.shape[0] == 0:
-        return
+cdef inline void adam(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    cdef const double* settings = s.settings
+    cdef double lr = settings[0]
+    cdef double step = settings[1]
+    cdef double weight_decay = settings[5]
+    cdef bint decoupled = settings[6] != 0
     adam_update(
-        param.shape[0], &param[0], &grad[0], &exp_avg[0], &exp_avg_sq[0], <real>(lr / (1 - beta1 ** step)),
-        <real>beta1, <real>beta2, <real>eps, <real>(1 - lr * weight_decay if decoupled else 1),
-        <real>(0 if decoupled else weight_decay), <real>sqrt(1 - beta2 ** step),
+        end - begin, p + begin, <const real*>s.grad + begin, <real*>s.slots[0] + begin, <real*>s.slots[1] + begin,
+        <real>(lr / (1 - settings[2] ** step)), <real>settings[2], <real>settings[3], <real>settings[4],
+        <real>(1 - lr * weight_decay if decoupled else 1), <real>(0 if decoupled else weight_decay),
+        <real>sqrt(1 - settings[3] ** step),
     )
 
 
@@ -149,22 +146,108 @@ cdef inline double squares(Py_ssize_t size, const real* restrict grad) noexcept 
     return total
 
 
-def sum_of_squares(const real[::1] grad):
-    """Return the sum of the squares, in double precision and in a fixed order."""
-    return squares(grad.shape[0], begin(grad))
+cdef double sum_of_squares(void* plan) noexcept nogil:
+    cdef Update* s = <Update*>plan
+    if s.single:
+        return squares(s.rule.size, <const float*>s.grad)
+    return squares(s.rule.size, <const double*>s.grad)
 
 
-def scale(real[::1] grad, double factor):
-    """Multiply by a factor."""
+cdef inline void scaled(Py_ssize_t size, real* restrict grad, real factor) noexcept nogil:
     cdef Py_ssize_t j
-    cdef real f = <real>factor
-    for j in range(grad.shape[0]):
-        grad[j] *= f
+    for j in range(size):
+        grad[j] *= factor
 
 
-def clip(real[::1] grad, double limit):
-    """Clip every element to [-limit, limit]; NaN stays."""
+cdef void scale(void* plan, double factor) noexcept nogil:
+    cdef Update* s = <Update*>plan
+    if s.single:
+        scaled(s.rule.size, <float*>s.grad, <float>factor)
+    else:
+        scaled(s.rule.size, <double*>s.grad, factor)
+
+
+cdef inline void clipped(Py_ssize_t size, real* restrict grad, real high) noexcept nogil:
     cdef Py_ssize_t j
-    cdef real high = <real>limit
-    for j in range(grad.shape[0]):
+    for j in range(size):
         grad[j] = high if grad[j] > high else (-high if grad[j] < -high else grad[j])
+
+
+cdef void clip(void* plan, double limit) noexcept nogil:
+    cdef Update* s = <Update*>plan
+    if s.single:
+        clipped(s.rule.size, <float*>s.grad, <float>limit)
+    else:
+        clipped(s.rule.size, <double*>s.grad, limit)
+
+
+ctypedef void (*Function)(void* plan, Py_ssize_t begin, Py_ssize_t end) noexcept nogil
+
+
+cdef object bind(object variable, tuple slots, object settings, Function update):
+    """Return the capsule of a rule, and what keeps it alive."""
+    cdef list keep = [variable, slots, settings]
+    cdef Update* s
+    buffer(keep, sizeof(Update), <void**>&s)
+    s.single = variable.value.itemsize == sizeof(float)
+    s.settings = <const double*>address(settings)
+    s.p, s.grad = address(variable.value), address(variable.grad)
+    for i, slot in enumerate(slots):
+        s.slots[i] = address(slot)
+    s.rule.plan, s.rule.size = s, variable.value.size
+    s.rule.grad, s.rule.grad_bytes = address(variable.grad), variable.grad.nbytes
+    s.rule.update = update
+    s.rule.sum_of_squares, s.rule.scale, s.rule.clip = sum_of_squares, scale, clip
+    return rule_capsule(&s.rule), keep
+
+
+cdef void run_sgd(void* plan, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    cdef Update* s = <Update*>plan
+    if s.single:
+        sgd(s, <float*>s.p, begin, end)
+    else:
+        sgd(s, <double*>s.p, begin, end)
+
+
+cdef void run_adagrad(void* plan, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    cdef Update* s = <Update*>plan
+    if s.single:
+        adagrad(s, <float*>s.p, begin, end)
+    else:
+        adagrad(s, <double*>s.p, begin, end)
+
+
+cdef void run_rmsprop(void* plan, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    cdef Update* s = <Update*>plan
+    if s.single:
+        rmsprop(s, <float*>s.p, begin, end)
+    else:
+        rmsprop(s, <double*>s.p, begin, end)
+
+
+cdef void run_adam(void* plan, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    cdef Update* s = <Update*>plan
+    if s.single:
+        adam(s, <float*>s.p, begin, end)
+    else:
+        adam(s, <double*>s.p, begin, end)
+
+
+class SGD(Rule):
+    def __init__(self, variable, momentum_buffer, settings):
+        super().__init__(*bind(variable, (momentum_buffer,), settings, run_sgd))
+
+
+class Adagrad(Rule):
+    def __init__(self, variable, sum_, settings):
+        super().__init__(*bind(variable, (sum_,), settings, run_adagrad))
+
+
+class RMSprop(Rule):
+    def __init__(self, variable, square_avg, momentum_buffer, grad_avg, settings):
+        super().__init__(*bind(variable, (square_avg, momentum_buffer, grad_avg), settings, run_rmsprop))
+
+
+class Adam(Rule):
+    def __init__(self, variable, exp_avg, exp_avg_sq, settings):
+        super().__init__(*bind(variable, (exp_avg, exp_avg_sq), settings, run_adam))

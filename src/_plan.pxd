@@ -27,11 +27,25 @@ ctypedef void (*OverTiles)(void* plan, void* numbers, Py_ssize_t part, Py_ssize_
 cdef struct Stage:
     void* plan
     void* numbers
-    Py_ssize_t N
+    Rows* rows
+    bint per_sequence       # R = N; else M
+    double work             # multiply-adds of a row, forward
+    Py_ssize_t most         # threads that accumulate has scratch for; 0: it needs none
     OverTiles pack          # reads the weights into panels
     OverRows forward
     OverRows backward
     OverTiles accumulate    # adds the weights' gradients
+
+# How an optimizer treats one flat parameter.
+cdef struct Rule:
+    void* plan
+    Py_ssize_t size
+    void* grad
+    Py_ssize_t grad_bytes
+    void (*update)(void* plan, Py_ssize_t begin, Py_ssize_t end) noexcept nogil
+    double (*sum_of_squares)(void* plan) noexcept nogil
+    void (*scale)(void* plan, double factor) noexcept nogil
+    void (*clip)(void* plan, double limit) noexcept nogil
 
 
 cdef inline void* address(object array) except? NULL:
@@ -60,6 +74,10 @@ cdef inline Rows packed_rows(object rows):
 
 cdef inline object stage_capsule(Stage* stage):
     return PyCapsule_New(stage, "rnncore.Stage", NULL)
+
+
+cdef inline object rule_capsule(Rule* rule):
+    return PyCapsule_New(rule, "rnncore.Rule", NULL)
 
 
 # A share of the batch is one run of packed rows for every step; the whole batch is one run, and so
@@ -105,11 +123,3 @@ cdef inline int buffer(list keep, Py_ssize_t size, void** place) except -1:
     keep.append(memory)
     place[0] = <void*>((start + 63) // 64 * 64)
     return 0
-
-
-cdef inline Py_ssize_t max_threads() except -1:
-    """Threads that may ever share the work of a plan: the cores that this process may use."""
-    import os
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

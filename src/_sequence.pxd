@@ -16,7 +16,7 @@ from _gemm cimport (
 )
 from _math cimport real
 from _plan cimport (
-    Rows, Stage, add, address, buffer, max_threads, packed_rows, row_stride, share, span, spans,
+    Rows, Stage, add, address, buffer, packed_rows, row_stride, share, span, spans,
 )
 
 cdef struct State:               # h, and c for an LSTM; each (N, H)
@@ -118,7 +118,8 @@ cdef inline Sequence* bind(
         s.states[i].final, s.states[i].d_final = address(final[i].value), address(final[i].grad)
     allocate(keep, s)
     s.stage.plan, s.stage.numbers = s, s.gates
-    s.stage.N = s.rows.N
+    s.stage.rows = &s.rows
+    s.stage.work = s.G * s.H * (s.H + s.D)
     return s
 
 
@@ -145,7 +146,9 @@ cdef inline int allocate(list keep, Sequence* s) except -1:
         panels(keep, s, s.width, s.D, &s.input_back_panels)
     s.scratch_size = (
         scratch_size(max(s.D, s.H), <float*>NULL) if s.single else scratch_size(max(s.D, s.H), <double*>NULL))
-    numbers(keep, s, max_threads() * s.scratch_size, &s.scratch)
+    from rnncore._stage import get_num_threads
+    s.stage.most = get_num_threads()
+    numbers(keep, s, s.stage.most * s.scratch_size, &s.scratch)
     return 0
 
 

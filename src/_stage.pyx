@@ -1,17 +1,163 @@
-"""A stage of a network, bound to its arrays once and run without arguments."""
+"""How stages are run: one after another, or a whole training step in one call; by one thread or several.
 
+Rows are shared out over the threads for the forward and the backward pass, output tiles for
+packing and for the weights' gradients. No sum is ever split, so the bits do not depend on the
+number of threads.
+"""
+
+import os
+
+from libc.math cimport INFINITY, isfinite, sqrt
+from libc.string cimport memset
+
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
-from _plan cimport Stage as CStage
+from _plan cimport Rule as CRule, Stage as CStage, address, row_count
+
+cdef extern from "_threads.h" nogil:
+    ctypedef void (*Job "rnn_job")(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
+    void rnn_parallel(Job job, void* argument, Py_ssize_t parts) noexcept
+
+cdef enum:
+    MOST = 64                    # threads
+    BLOCK = 4096                 # numbers of a parameter that one thread updates at a time
+
+cdef double SHARE = 5e5          # multiply-adds below which another thread does not pay
+
+cdef Py_ssize_t limit = 1
+
+
+def set_num_threads(count):
+    """Use at most so many threads, for everything; results do not depend on it.
+
+    Parameters
+    ----------
+    count : int
+        1 ... 64. The default is the environment variable ``RNNCORE_NUM_THREADS`` or the number of cores that
+        this process may use.
+
+    Raises
+    ------
+    ValueError, TypeError
+    """
+    global limit
+    if not isinstance(count, int):
+        raise TypeError(f"count must be an integer, got {count!r}")
+    if not 1 <= count <= MOST:
+        raise ValueError(f"count must be 1 ... {MOST}, got {count}")
+    limit = count
+
+
+def get_num_threads():
+    """Return how many threads are used at most."""
+    return limit
+
+
+cdef Py_ssize_t threads_for(double work, Py_ssize_t rows) noexcept nogil:
+    """As many as get enough to do each."""
+    return max(<Py_ssize_t>1, min(min(limit, rows), <Py_ssize_t>(work / SHARE)))
+
+
+cdef struct Shares:
+    Py_ssize_t parts
+    Py_ssize_t bounds[MOST + 1]  # part p has rows bounds[p] .. bounds[p+1]-1
+
+
+cdef void share_rows(const CStage* stage, Py_ssize_t parts, Shares* shares) noexcept nogil:
+    """Rows of about as many steps for every thread, in whole tiles of rows where there are enough."""
+    cdef Py_ssize_t N = stage.rows.N
+    cdef Py_ssize_t tile = 8 if N >= 8 * parts else (4 if N >= 4 * parts else 1)
+    cdef Py_ssize_t steps = 0
+    cdef Py_ssize_t part = 1
+    cdef Py_ssize_t n, before
+    shares.parts = parts
+    shares.bounds[0] = 0
+    for n in range(N):
+        before = steps
+        steps += stage.rows.lengths[n]
+        if part < parts and n % tile == 0 and before * parts >= part * row_count(stage.rows, False) and n > 0:
+            shares.bounds[part] = n
+            part += 1
+    for part in range(part, parts + 1):
+        shares.bounds[part] = N
+
+
+cdef struct Run:
+    CStage** stages
+    Py_ssize_t count
+    Shares shares
+    CRule** rules
+    Py_ssize_t rule_count
+
+
+cdef void forward_share(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    cdef Run* run = <Run*>argument
+    cdef Py_ssize_t first = run.shares.bounds[part]
+    cdef Py_ssize_t last = run.shares.bounds[part + 1]
+    cdef Py_ssize_t i
+    if first < last or parts == 1:
+        for i in range(run.count):
+            run.stages[i].forward(run.stages[i].plan, run.stages[i].numbers, first, last)
+
+
+cdef void backward_share(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    cdef Run* run = <Run*>argument
+    cdef Py_ssize_t first = run.shares.bounds[part]
+    cdef Py_ssize_t last = run.shares.bounds[part + 1]
+    cdef Py_ssize_t i
+    if first < last or parts == 1:
+        for i in range(run.count - 1, -1, -1):
+            run.stages[i].backward(run.stages[i].plan, run.stages[i].numbers, first, last)
+
+
+cdef void both_shares(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    forward_share(argument, part, parts)
+    backward_share(argument, part, parts)
+
+
+cdef void pack_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    cdef Run* run = <Run*>argument
+    cdef Py_ssize_t i
+    for i in range(run.count):
+        run.stages[i].pack(run.stages[i].plan, run.stages[i].numbers, part, parts)
+
+
+cdef void accumulate_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    cdef Run* run = <Run*>argument
+    cdef Py_ssize_t i
+    for i in range(run.count):
+        run.stages[i].accumulate(run.stages[i].plan, run.stages[i].numbers, part, parts)
+
+
+cdef Py_ssize_t parts_for(const Run* run, double work) noexcept nogil:
+    """Threads for the output tiles of all stages."""
+    cdef Py_ssize_t parts = threads_for(work, limit)
+    cdef Py_ssize_t i
+    for i in range(run.count):
+        if run.stages[i].most > 0:
+            parts = min(parts, run.stages[i].most)
+    return parts
+
+
+cdef void update_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """Blocks are shared out whole, so that every number is updated by the same instructions."""
+    cdef Run* run = <Run*>argument
+    cdef Py_ssize_t i, blocks
+    cdef CRule* rule
+    for i in range(run.rule_count):
+        rule = run.rules[i]
+        blocks = (rule.size + BLOCK - 1) // BLOCK
+        rule.update(rule.plan, blocks * part // parts * BLOCK, min(blocks * (part + 1) // parts * BLOCK, rule.size))
 
 
 cdef class Stage:
-    """Runs the C functions that a kernel module has put into a capsule.
+    """A stage of a network, bound to its arrays once and run without arguments.
 
     Parameters
     ----------
     capsule : PyCapsule
-        Points at the functions and the plan that they work on.
+        Points at the C functions and the plan that they work on.
     keep : list
         Arrays that the plan points into.
     """
@@ -19,28 +165,192 @@ cdef class Stage:
     cdef CStage* stage
     cdef readonly object capsule
     cdef object keep
+    cdef Run run_
 
     def __init__(self, capsule, keep):
         self.stage = <CStage*>PyCapsule_GetPointer(capsule, "rnncore.Stage")
         self.capsule = capsule
         self.keep = keep
+        self.run_.stages = &self.stage
+        self.run_.count = 1
+
+    cdef void over(self, Job job, bint rows) noexcept nogil:
+        cdef Py_ssize_t R = row_count(self.stage.rows, self.stage.per_sequence)
+        cdef double work = self.stage.work * <double>R
+        cdef Py_ssize_t parts = threads_for(work, self.stage.rows.N) if rows else parts_for(&self.run_, work)
+        share_rows(self.stage, parts, &self.run_.shares)
+        rnn_parallel(job, &self.run_, parts)
 
     def pack(self):
         """Read the weights."""
         with nogil:
-            self.stage.pack(self.stage.plan, self.stage.numbers, 0, 1)
+            self.over(pack_tiles, False)
 
     def forward(self):
         """Compute the outputs from the inputs."""
         with nogil:
-            self.stage.forward(self.stage.plan, self.stage.numbers, 0, self.stage.N)
+            self.over(forward_share, True)
 
     def backward(self):
         """Add the gradients of the inputs; once for each forward."""
         with nogil:
-            self.stage.backward(self.stage.plan, self.stage.numbers, 0, self.stage.N)
+            self.over(backward_share, True)
 
     def accumulate(self):
         """Add the gradients of the weights; after backward."""
         with nogil:
-            self.stage.accumulate(self.stage.plan, self.stage.numbers, 0, 1)
+            self.over(accumulate_tiles, False)
+
+
+cdef class Rule:
+    """How an optimizer treats one flat parameter.
+
+    Parameters
+    ----------
+    capsule : PyCapsule
+    keep : list
+        Arrays that the rule points into.
+    """
+
+    cdef CRule* rule
+    cdef readonly object capsule
+    cdef object keep
+
+    def __init__(self, capsule, keep):
+        self.rule = <CRule*>PyCapsule_GetPointer(capsule, "rnncore.Rule")
+        self.capsule = capsule
+        self.keep = keep
+
+    def update(self):
+        """Change the parameter by its gradient."""
+        with nogil:
+            self.rule.update(self.rule.plan, 0, self.rule.size)
+
+    def sum_of_squares(self):
+        """Return that of the gradient, in double precision and in a fixed order."""
+        return self.rule.sum_of_squares(self.rule.plan)
+
+    def scale(self, double factor):
+        """Multiply the gradient by a factor."""
+        self.rule.scale(self.rule.plan, factor)
+
+    def clip(self, double limit):
+        """Clip every element of the gradient to [-limit, limit]; NaN stays."""
+        self.rule.clip(self.rule.plan, limit)
+
+
+cdef class Step:
+    """A whole training step in one call: forward, loss, backward, clipping, update.
+
+    Parameters
+    ----------
+    stages : list of Stage
+        Forward order; the last is the loss.
+    buffers : list of ndarray
+        Gradients of the data, zeroed before the backward pass.
+    rules : list of Rule
+        One for each flat parameter, whose gradient is zeroed too.
+    settings : ndarray of float64
+        The optimizer's: ``settings[1]`` counts the updates.
+    clip_norm, clip_value : float
+        Infinity for none.
+
+    Attributes
+    ----------
+    loss, norm : float
+        Of the latest run: the loss, and the gradients' global norm before clipping.
+    """
+
+    cdef Run run_
+    cdef object keep
+    cdef void** buffers
+    cdef Py_ssize_t* sizes
+    cdef Py_ssize_t buffer_count
+    cdef double* settings
+    cdef double* value
+    cdef double clip_norm, clip_value
+    cdef readonly double loss, norm
+
+    def __init__(self, stages, buffers, rules, settings, *, clip_norm=INFINITY, clip_value=INFINITY):
+        self.keep = [stages, buffers, rules, settings]
+        self.run_.count, self.run_.rule_count, self.buffer_count = len(stages), len(rules), len(buffers)
+        self.run_.stages = <CStage**>self.pointers(len(stages))
+        self.run_.rules = <CRule**>self.pointers(len(rules))
+        self.buffers = self.pointers(len(buffers))
+        self.sizes = <Py_ssize_t*>self.pointers(len(buffers))
+        for i, stage in enumerate(stages):
+            self.run_.stages[i] = (<Stage>stage).stage
+        for i, rule in enumerate(rules):
+            self.run_.rules[i] = (<Rule>rule).rule
+        for i, array in enumerate(buffers):
+            self.buffers[i], self.sizes[i] = address(array), array.nbytes
+        self.settings = <double*>address(settings)
+        self.value = <double*>address(stages[len(stages) - 1].value)
+        self.clip_norm, self.clip_value = clip_norm, clip_value
+
+    cdef void** pointers(self, Py_ssize_t count) except NULL:
+        memory = bytearray((count + 1) * sizeof(void*))
+        self.keep.append(memory)
+        return <void**>PyByteArray_AS_STRING(memory)
+
+    def run(self):
+        """Make one update, unless the loss or the norm is not finite: then no parameter changes.
+
+        Returns
+        -------
+        float
+            The loss before the update.
+        """
+        with nogil:
+            self.gradients()
+            if isfinite(self.loss) and isfinite(self.norm):
+                self.update()
+        return self.loss
+
+    cdef void gradients(self) noexcept nogil:
+        cdef Run* run = &self.run_
+        cdef CStage* stage = run.stages[0]
+        cdef Py_ssize_t N = stage.rows.N
+        cdef double work = 0
+        cdef double squares = 0
+        cdef Py_ssize_t i, parts
+        for i in range(run.count):
+            work += 3 * run.stages[i].work * <double>row_count(run.stages[i].rows, run.stages[i].per_sequence)
+        parts = parts_for(run, work)
+        rnn_parallel(pack_tiles, run, parts)
+        for i in range(self.buffer_count):
+            memset(self.buffers[i], 0, self.sizes[i])
+        for i in range(run.rule_count):
+            memset(run.rules[i].grad, 0, run.rules[i].grad_bytes)
+        share_rows(stage, threads_for(work, N), &run.shares)
+        rnn_parallel(both_shares, run, run.shares.parts)
+        rnn_parallel(accumulate_tiles, run, parts)
+        for i in range(run.rule_count):
+            squares += run.rules[i].sum_of_squares(run.rules[i].plan)
+        self.loss = self.value[0]
+        self.norm = sqrt(squares)
+
+    cdef void update(self) noexcept nogil:
+        cdef Run* run = &self.run_
+        cdef double factor = self.clip_norm / (self.norm + 1e-6)
+        cdef Py_ssize_t size = 0
+        cdef Py_ssize_t i
+        for i in range(run.rule_count):
+            size += run.rules[i].size
+            if factor < 1:
+                run.rules[i].scale(run.rules[i].plan, factor)
+            if self.clip_value < INFINITY:
+                run.rules[i].clip(run.rules[i].plan, self.clip_value)
+        self.settings[1] += 1
+        rnn_parallel(update_tiles, run, threads_for(8.0 * <double>size, limit))
+
+
+def _default_threads():
+    """RNNCORE_NUM_THREADS, or the cores that this process may use."""
+    wanted = os.environ.get("RNNCORE_NUM_THREADS")
+    if wanted:
+        return int(wanted)
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST)
+
+
+set_num_threads(_default_threads())

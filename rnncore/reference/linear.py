@@ -109,3 +109,29 @@ class Dropout(Stage):
         M = self.rows.M
         if self.x.grad is not None:
             self.x.grad[:M] += gradient(self.y.grad)[:M] * self.mask[:M]
+
+
+class Join(Stage):
+    """y = arrays (N, H) side by side: the final states of both directions as one output.
+
+    Parameters
+    ----------
+    rows : Rows
+    parts : sequence of Variable
+        (N, H) each.
+    y : Variable
+        (N, number of parts * H).
+    """
+
+    def __init__(self, rows: Rows, parts: Sequence[Variable], y: Variable) -> None:
+        self.rows, self.parts, self.y = rows, parts, y
+
+    def forward(self) -> None:
+        """Fill y."""
+        np.concatenate([part.value for part in self.parts], axis=1, out=self.y.value)
+
+    def backward(self) -> None:
+        """Add to the gradients of the parts."""
+        columns = np.split(gradient(self.y.grad), len(self.parts), axis=1)
+        for part, column in zip(self.parts, columns, strict=True):
+            gradient(part.grad)[...] += column

@@ -1,0 +1,91 @@
+"""A whole training step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from rnncore.reference._stage import Stage
+from rnncore.reference.losses import Loss
+from rnncore.reference.optimizers import Rule
+
+
+class Step:
+    """A whole training step in one call: forward, loss, backward, clipping, update.
+
+    Parameters
+    ----------
+    stages : list of Stage
+        Forward order; the last is the loss.
+    buffers : list of ndarray
+        Gradients of the data, zeroed before the backward pass.
+    rules : list of Rule
+        One for each flat parameter, whose gradient is zeroed too.
+    settings : ndarray of float64
+        The optimizer's: ``settings[1]`` counts the updates.
+    clip_norm, clip_value : float
+        Infinity for none.
+
+    Attributes
+    ----------
+    loss, norm : float
+        Of the latest run: the loss, and the gradients' global norm before clipping.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        buffers: Sequence[np.ndarray],
+        rules: Sequence[Rule],
+        settings: np.ndarray,
+        *,
+        clip_norm: float = math.inf,
+        clip_value: float = math.inf,
+    ) -> None:
+        loss = stages[-1]
+        assert isinstance(loss, Loss)
+        self.stages, self.value = stages, loss.value
+        self.buffers, self.rules, self.settings = buffers, rules, settings
+        self.clip_norm, self.clip_value = clip_norm, clip_value
+        self.loss = self.norm = math.nan
+
+    def run(self) -> float:
+        """Make one update, unless the loss or the norm is not finite: then no parameter changes.
+
+        Returns
+        -------
+        float
+            The loss before the update.
+        """
+        self.gradients()
+        if math.isfinite(self.loss) and math.isfinite(self.norm):
+            self.update()
+        return self.loss
+
+    def gradients(self) -> None:
+        """Run the network forward and back."""
+        for stage in self.stages:
+            stage.pack()
+        for stage in self.stages:
+            stage.forward()
+        for buffer in [*self.buffers, *(rule.grad for rule in self.rules)]:
+            buffer.fill(0)
+        for stage in reversed(self.stages):
+            stage.backward()
+        for stage in self.stages:
+            stage.accumulate()
+        self.loss = float(self.value[0])
+        self.norm = math.sqrt(sum(rule.sum_of_squares() for rule in self.rules))
+
+    def update(self) -> None:
+        """Clip the gradients and change the parameters by them."""
+        factor = self.clip_norm / (self.norm + 1e-6)
+        self.settings[1] += 1
+        for rule in self.rules:
+            if factor < 1:
+                rule.scale(factor)
+            if self.clip_value < math.inf:
+                rule.clip(self.clip_value)
+            rule.update()
