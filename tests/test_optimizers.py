@@ -1,4 +1,4 @@
-"""Update rules, against the formulas of the documentation applied one number at a time; clipping; state."""
+"""Update rules, against the formulas of the documentation applied one number at a time; state."""
 
 import math
 
@@ -190,28 +190,3 @@ def test_names():
 def test_hyperparameters_that_make_no_sense(make, error, message):
     with pytest.raises(error, match=message):
         make()
-
-
-# --- clipping ---
-
-
-@pytest.mark.parametrize("limit", [0.5, 4.9, 5.0, 5.1, math.inf])
-def test_clip_norm(limit):
-    grads = [np.array([3.0, 0.0]), np.array([-4.0])]
-    assert optimizers.clip_norm(grads, limit) == 5.0
-    factor = min(1, limit / (5 + 1e-6))
-    np.testing.assert_allclose(np.concatenate(grads), np.array([3, 0, -4]) * factor, rtol=1e-15)
-
-
-def test_clip_norm_of_what_is_no_number():
-    assert math.isnan(optimizers.clip_norm([np.array([1.0, np.nan])], 1.0))
-    assert optimizers.clip_norm([np.array([1.0, np.inf])], math.inf) == math.inf
-    large = np.full(4, 1e30, np.float32)
-    assert optimizers.clip_norm([large], 1.0) == pytest.approx(2e30)  # summed in double precision
-    np.testing.assert_allclose(large, 0.5)
-
-
-def test_clip_value():
-    grads = [np.array([3.0, 0.1]), np.array([-4.0, -0.5])]
-    optimizers.clip_value(grads, 0.5)
-    np.testing.assert_array_equal(np.concatenate(grads), [0.5, 0.1, -0.5, -0.5])

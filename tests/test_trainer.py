@@ -109,15 +109,28 @@ def test_reductions():
         np.testing.assert_allclose(grad, mean.model.grads[name] * elements, rtol=1e-9, atol=1e-15)
 
 
-def test_clip_norm():
-    free, clipped = make(rc.SGD(lr=0)), make(rc.SGD(lr=0), clip_norm=0.01)
+@pytest.mark.parametrize("part", [0.1, 0.999, 1.001, 10])
+def test_clip_norm(part):
+    free = make(rc.SGD(lr=0))
     free.step(X, Y)
-    clipped.step(X, Y)
     norm = math.sqrt(sum((grad**2).sum() for grad in free.model.grads.values()))
     assert free.grad_norm == pytest.approx(norm, rel=1e-12)
+    clipped = make(rc.SGD(lr=0), clip_norm=part * norm)
+    clipped.step(X, Y)
     assert clipped.grad_norm == free.grad_norm  # before clipping
+    factor = min(1, part * norm / (norm + 1e-6))
     for name, grad in clipped.model.grads.items():
-        np.testing.assert_allclose(grad, free.model.grads[name] * 0.01 / (norm + 1e-6), rtol=1e-12)
+        np.testing.assert_allclose(grad, free.model.grads[name] * factor, rtol=1e-12)
+
+
+def test_the_norm_of_large_gradients():
+    """It is summed in double precision: in single precision the squares would overflow."""
+    model = rc.Sequential([rc.Linear(1, 1, init="zeros")])
+    trainer = rc.Trainer(model, "mse", rc.SGD(lr=0), clip_norm=1.0)
+    trainer.step([[[1]]], [[[1e19]]])
+    assert trainer.grad_norm == pytest.approx(2e19 * math.sqrt(2), rel=1e-6)
+    for grad in model.grads.values():
+        np.testing.assert_allclose(grad, -1 / math.sqrt(2), rtol=1e-6)
 
 
 def test_clip_value():
