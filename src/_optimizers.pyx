@@ -31,13 +31,13 @@ cdef inline void sgd_plain(
 
 cdef inline void sgd_momentum(
     Py_ssize_t size, real* restrict p, const real* restrict grad, real* restrict buffer,
-    real lr, real momentum, real fresh, real weight_decay, bint nesterov,
+    real lr, real momentum, real keep, real fresh, real weight_decay, bint nesterov,
 ) noexcept nogil:
     cdef Py_ssize_t j
     cdef real g
     for j in range(size):
         g = grad[j] + weight_decay * p[j]
-        buffer[j] = momentum * buffer[j] + fresh * g
+        buffer[j] = keep * buffer[j] + fresh * g
         p[j] -= lr * (g + momentum * buffer[j] if nesterov else buffer[j])
 
 
@@ -45,12 +45,13 @@ cdef inline void sgd(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) noexc
     cdef const double* settings = s.settings
     cdef real* buffer = <real*>s.slots[0]
     cdef real lr = <real>settings[0]
-    cdef real fresh = <real>(1 if settings[1] == 1 else 1 - settings[3])    # the first gradient is not dampened
+    cdef bint first = settings[1] == 1      # the buffer begins with the whole gradient, undampened
     if buffer is NULL:
         sgd_plain(end - begin, p + begin, <const real*>s.grad + begin, lr, <real>settings[4])
     else:
         sgd_momentum(end - begin, p + begin, <const real*>s.grad + begin, buffer + begin, lr, <real>settings[2],
-                     fresh, <real>settings[4], settings[5] != 0)
+                     <real>(0 if first else settings[2]), <real>(1 if first else 1 - settings[3]),
+                     <real>settings[4], settings[5] != 0)
 
 
 cdef inline void adagrad_update(
