@@ -144,7 +144,7 @@ def arrays(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) ->
 def first_not_finite(values: np.ndarray) -> tuple[int, ...] | None:
     """Return the index of the first element that is infinite or no number."""
     finite = np.isfinite(values)
-    return None if finite.all() else _first(~finite)
+    return None if np.count_nonzero(finite) == finite.size else _first(~finite)
 
 
 def first_beyond(ids: np.ndarray, limit: int) -> tuple[int, ...] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -238,10 +238,6 @@ class Layer(Network):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Return the arguments that make such a layer again, without its parameters."""
-
-    def copy(self) -> Self:
-        """Return a layer with parameters of its own and no gradients."""
-        return type(self)(**self.config(), init=self.params)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make, (type(self), self.config() | {"init": dict(self.params), "seed": self.rng})

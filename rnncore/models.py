@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import zlib
@@ -202,23 +203,20 @@ class Sequential(Network):
 
     def summary(self) -> str:
         """Return a table of the layers, their output widths and numbers of parameters."""
-        rows = [("layer", "type", "output", "parameters")]
-        for name, layer in self.layers.items():
-            shape = f"(N, T, {layer.out_features})"
-            rows.append((name, type(layer).__name__, shape, f"{layer.flat.value.size:,}"))
+        last = len(self.chain)  # the first layer that puts out one row for each sequence
         if self.output == "last":
-            after = max(i for i, layer in enumerate(self.chain) if layer.states)
-            for i in range(after + 1, len(rows)):
-                rows[i] = (*rows[i][:2], rows[i][2].replace("T, ", ""), rows[i][3])
-        rows.append(("", self.output_activation or "", "", f"{self.num_parameters:,}"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                [*(cell.ljust(w) for cell, w in zip(row[:3], widths, strict=False)), row[3].rjust(widths[3])]
-            )
-            for row in rows
-        ]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+            last = max(i for i, layer in enumerate(self.chain) if layer.states)
+        rows = [("layer", "type", "output", "parameters")]
+        for i, (name, layer) in enumerate(self.layers.items()):
+            shape = f"({'N' if i >= last else 'N, T'}, {layer.out_features})"
+            rows.append((name, type(layer).__name__, shape, f"{layer.flat.value.size:,}"))
+        if self.output_activation:
+            rows.append(("", self.output_activation, rows[-1][2], ""))
+        rows.append(("total", "", "", f"{self.num_parameters:,}"))
+        a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
+        lines = [f"{row[0]:<{a}}  {row[1]:<{b}}  {row[2]:<{c}}  {row[3]:>{d}}".rstrip() for row in rows]
+        rule = "-" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a safetensors file, whole or not at all.
@@ -361,14 +359,15 @@ class Stream:
                 "a bidirectional model cannot be streamed: its reverse direction begins at the end"
             )
         N = checks.integer("batch_size", batch_size)
-        tokens = model.input == "tokens"
-        # on layers of its own: training the model further leaves the stream alone
-        chain = [layer.copy() for layer in model.chain]
-        plan = Plan(
-            chain, N, 1, tokens=tokens, output=model.output, output_activation=model.output_activation
+        self._model = copy.deepcopy(model)  # training the model further leaves the stream alone
+        self._plan = plan = Plan(
+            self._model.chain,
+            N,
+            1,
+            tokens=model.input == "tokens",
+            output=model.output,
+            output_activation=model.output_activation,
         )
-        self._model = model
-        self._plan = plan
         self._stages = [*plan.stages, *([plan.activation] if plan.activation else [])]
         self._carry = [
             (initial.value, final.value)
@@ -450,27 +449,27 @@ def load(path: str | os.PathLike[str]) -> Sequential:
             params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged, or no model file: {error}") from None
-    if header["checksum"] != _checksum(params, header["model"]):
-        raise ValueError(f"{path} is damaged: its content does not match its checksum")
-    config = header["model"]
-    layers = {}
-    for name, own in config.pop("layers").items():
-        layer = LAYERS[own.pop("type")]
-        init = {
-            key.removeprefix(f"{name}."): value for key, value in params.items() if key.startswith(f"{name}.")
-        }
-        layers[name] = layer(**own, init=init)
-    return Sequential(layers, **config)
+    try:
+        checksum, config = header["checksum"], header["model"]
+        if checksum != _checksum(params, config):
+            raise ValueError("its content does not match its checksum")
+        layers = {}
+        for name, options in config.pop("layers").items():
+            own = {key.removeprefix(f"{name}."): v for key, v in params.items() if key.startswith(f"{name}.")}
+            layers[name] = LAYERS[options.pop("type")](**options, init=own)
+        return Sequential(layers, **config)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
 
 
 def _header(path: str | os.PathLike[str], metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return the configuration in a file's metadata, if this version can read it."""
+    """Return what a file's metadata say about the model, if this version can read it."""
     if not metadata or "rnncore" not in metadata:
         raise ValueError(f"{path} is no model of rnncore: its metadata has no entry 'rnncore'")
     try:
         header = json.loads(metadata["rnncore"])
         version = header["format"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, LookupError):
         raise ValueError(f"{path} is damaged: its configuration cannot be read") from None
     if version != FORMAT:
         raise ValueError(f"{path} has format {version!r}, but this version of rnncore reads format {FORMAT}")
@@ -491,6 +490,8 @@ def _check_chain(layers: Mapping[str, Layer]) -> None:
         raise ValueError("layers must not be empty")
     before: tuple[str, Layer] | None = None
     for name, layer in layers.items():
+        if not isinstance(name, str) or not name or "." in name:
+            raise ValueError(f"the name of a layer must be a string without a dot, got {name!r}")
         if not isinstance(layer, Layer):
             raise TypeError(f"layers[{name!r}] must be a layer, got {type(layer).__name__}")
         if before:

@@ -132,7 +132,6 @@ class Plan:
         self.final: list[tuple[Variable, ...]] = []
         self.gradients: list[np.ndarray] = []  # of the data: zero before every backward pass
         self._masks: list[tuple[np.ndarray, float]] = []
-        self._full = True  # no sequence is shorter than T
         self._at_rest = True  # the initial state is zero
         if tokens:
             self.x = Variable(np.zeros(N * T, np.intp))
@@ -207,9 +206,8 @@ class Plan:
         ValueError
             If a token id is outside the vocabulary.
         """
-        if lengths is not None or not self._full:
+        if lengths is not None or not self.rows.full:
             self.rows.arrange(lengths)
-            self._full = lengths is None
         self.rows.gather(x, self.x.value)
         if self.x.value.ndim == 1:
             wrong = checks.first_beyond(self.x.value[: self.rows.M], self.vocabulary)
@@ -228,7 +226,7 @@ class Plan:
                     variable.value.fill(0)
                 else:
                     array = np.asarray(states[i][k])
-                    variable.value[...] = array if self._full else array[:, self.rows.order]
+                    variable.value[...] = array if self.rows.full else array[:, self.rows.order]
         self._at_rest = states is None
 
     def require_finite(self) -> None:
@@ -247,7 +245,7 @@ class Plan:
             If the batch has no valid element, or the loss cannot take one of the target's.
         """
         if self.last:
-            np.copyto(self.target, y if self._full else y[self.rows.order], casting="unsafe")
+            np.copyto(self.target, y if self.rows.full else y[self.rows.order], casting="unsafe")
         else:
             self.rows.gather(y, self.target)
         R = self.rows.N if self.last else self.rows.M
@@ -349,7 +347,7 @@ class Plan:
         return out
 
     def _unsort(self, value: np.ndarray, axis: int) -> np.ndarray:
-        if self._full:
+        if self.rows.full:
             return value.copy()
         out = np.empty_like(value)
         np.moveaxis(out, axis, 0)[self.rows.order] = np.moveaxis(value, axis, 0)

@@ -87,6 +87,12 @@ class Rows:
         self._step[: self.M] = step
         self._sequence[: self.M] = self.order[np.arange(self.M) - self.offsets[step]]
 
+    def callers_lengths(self) -> np.ndarray:
+        """Return the valid steps of each sequence, (N,), in the caller's order."""
+        lengths = np.empty_like(self.lengths)
+        lengths[self.order] = self.lengths
+        return lengths
+
     def gather(self, x: np.ndarray, out: np.ndarray) -> None:
         """Pack the valid steps of x into the first M rows of out.
 

@@ -277,9 +277,14 @@ class Trainer:
         rows = plan.rows
         steps = None if lengths is None else checks.lengths(lengths, rows.N, rows.T)
         states = None if state is None else self.model.check_states("state", state, rows.N)
-        plan.load(inputs, steps, states)
-        plan.require_finite()
-        plan.load_target(targets)
+        before = None if rows.full else rows.callers_lengths()
+        try:
+            plan.load(inputs, steps, states)
+            plan.require_finite()
+            plan.load_target(targets)
+        except ValueError:
+            rows.arrange(before)  # state and prediction of the latest step are still to be read
+            raise
         return plan
 
     def _lay_out(self, x: np.ndarray, y: np.ndarray, training: bool) -> Plan:

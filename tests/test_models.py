@@ -213,6 +213,7 @@ def test_input_kind():
             ValueError,
             r"layers\['1'\] takes token ids: it must be the first layer",
         ),
+        ({"a.b": rc.Linear(2, 2)}, {}, ValueError, "the name of a layer must be a string without a dot"),
         ([rc.Linear(2, 2)] * 2, {}, ValueError, "layers holds the same layer twice"),
         ([rc.Linear(2, 2)], {"output": "last"}, ValueError, "output='last' needs a recurrent layer"),
         (
@@ -242,7 +243,8 @@ def test_summary():
         ["embedding", "Embedding", "(N,", "T,", "4)", "28"],
         ["rnn", "LSTM", "(N,", "5)", "220"],
         ["head", "Linear", "(N,", "3)", "18"],
-        ["sigmoid", "266"],
+        ["sigmoid", "(N,", "3)"],
+        ["total", "266"],
     ]
 
 
@@ -372,6 +374,8 @@ def test_damaged_and_foreign_files(tmp_path):
         ({"rnncore": "{"}, "is damaged: its configuration cannot be read"),
         ({"rnncore": "[]"}, "is damaged: its configuration cannot be read"),
         ({"rnncore": header.replace('"format": 1', '"format": 2')}, "has format 2, but .* reads format 1"),
+        ({"rnncore": '{"format": 1}'}, "is damaged: 'checksum'"),
+        ({"rnncore": header}, "is damaged: its content does not match its checksum"),
     ):
         save_file({"0.weight": np.zeros(3)}, path, metadata=metadata)
         refused(path.read_bytes(), message)

@@ -262,6 +262,18 @@ def test_a_refused_batch_changes_nothing(arguments, message):
     np.testing.assert_array_equal(trainer.state[0], state[0])
 
 
+def test_a_refused_batch_leaves_the_latest_one_to_be_read():
+    trainer = make(rc.SGD(lr=0))
+    trainer.step(X, Y, LENGTHS)
+    (h, c), prediction = trainer.state, trainer.prediction
+    for lengths in (LENGTHS[::-1], None):
+        trainer.step(X, Y, LENGTHS)
+        with pytest.raises(ValueError, match="expected a finite number"):
+            trainer.step(X, Y * np.nan, lengths)
+        np.testing.assert_array_equal(trainer.prediction, prediction)
+        np.testing.assert_array_equal(trainer.state, (h, c))
+
+
 @pytest.mark.filterwarnings("ignore:overflow|invalid value:RuntimeWarning")
 def test_a_loss_that_is_no_number_stops_training():
     trainer = make("adam", cell="rnn", activation="identity")
