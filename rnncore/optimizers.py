@@ -53,11 +53,11 @@ class Optimizer(ABC):
     Attributes
     ----------
     lr : float
-        Learning rate. Like all hyperparameters it may be changed at any time.
+        Learning rate; may be changed at any time.
     steps : int
         Updates made so far.
     settings : ndarray of float64
-        Learning rate, updates made, and the other hyperparameters in the order in which the kernels read them.
+        Learning rate, updates made, and the other hyperparameters in the order in which kernels read them.
     rules : list
         What updates each variable, once bound.
     """
