@@ -6,11 +6,13 @@ from importlib.metadata import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import rnncore
 from rnncore import kernels
 
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 PACKAGE = Path(rnncore.__file__).parent
 ROOT = Path(__file__).parents[1]
 LEVELS = [name for name in kernels.available() if name != "numpy"]
@@ -56,9 +58,20 @@ def test_size_of_the_wheel():
     assert size <= 3_000_000
 
 
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
 def test_readme_opens_with_two_commands():
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks[:2] == [
+    assert blocks("sh")[:2] == [
         'pip install ".[plot]" && rnncore train addition\n',
         'pip install ".[test]" && pytest\n',
     ]
+
+
+def test_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec("\n".join(blocks("python")), names)
+    assert ((names["p"] > 0.5) == names["y"]).mean() > 0.9
+    np.testing.assert_allclose(np.concatenate(names["streamed"]), names["whole"], rtol=1e-6)

@@ -127,11 +127,13 @@ class BinaryAddition:
         """
         x, y = encode(self.test_pairs, self.bits)
         error, exact = score(model.predict(x), y)
-        metrics = {"error": error, f"exact_{self.bits}": exact}
-        for T in bits:
-            x, y = encode(self.sums(T, count), T)
-            metrics[f"exact_{T}"] = score(model.predict(x), y)[1]
-        return metrics
+        random = {f"exact_{T}": self.exact(model, T, count) for T in bits}
+        return {"error": error, f"exact_{self.bits}": exact, **random}
+
+    def exact(self, model: Sequential, bits: int, count: int = 10_000) -> float:
+        """Return the part of exact sums of `sums`, whose arguments are the same."""
+        x, y = encode(self.sums(bits, count), bits)
+        return score(model.predict(x), y)[1]
 
     def draw(self, path: str | os.PathLike[str], metrics: Mapping[int, Mapping[str, float]]) -> None:
         """Draw error and exact sums over training into a PNG file.
@@ -147,14 +149,14 @@ class BinaryAddition:
             return [factor * values[name] for values in metrics.values()]
 
         lengths = (self.bits, self.bits + 2)
-        exact = {f"{T} bits": column(f"exact_{T}", 100) for T in lengths}
+        percent = {f"{T} bits": column(f"exact_{T}", 100) for T in lengths}
         pictures.training_curves(
             path,
             f"Binary addition, trained on {self.bits} bits",
             list(metrics),
             [
                 pictures.Panel("error of a sum,  Σ |y − ŷ|", {"error": column("error")}, logarithmic=True),
-                pictures.Panel("exact sums, %", exact),
+                pictures.Panel("exact sums, %", percent),
             ],
         )
 

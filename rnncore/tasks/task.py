@@ -39,7 +39,7 @@ class Task(Protocol):
     """
 
     def batches(self, rng: np.random.Generator) -> Iterable[Batch]:
-        """Yield the batches of one epoch, one for each update, or without end; chance comes from `rng` alone."""
+        """Yield the batches of one epoch, one an update, or without end; chance comes from `rng` alone."""
 
     def validate(self, model: Sequential) -> dict[str, float]:
         """Return what is worth watching during training, measured on data held out from it."""
