@@ -132,6 +132,21 @@ def test_every_gradient_of_a_chain(output):
     assert not any(grad.any() for grad in model.grads.values())
 
 
+def test_gradients_where_the_output_is_the_final_state():
+    model, x = rc.Sequential([rc.GRU(D, 3, 2, dtype="float64", seed=1)], output="last"), draw(N, T, D)
+    dy, dstate = draw(N, 3, seed=1), draw(2, N, 3, seed=2)
+
+    def objective():
+        y, state = model.forward(x, lengths=LENGTHS)
+        return (y * dy).sum() + (state * dstate).sum()
+
+    model.forward(x, lengths=LENGTHS, training=True)
+    dx, _ = model.backward(dy, dstate)
+    assert relative_error(dx, central_differences(objective, x)) < 1e-7
+    for name, array in model.params.items():
+        assert relative_error(model.grads[name], central_differences(objective, array)) < 1e-7, name
+
+
 def test_gradients_with_an_embedding():
     model = rc.SequenceModel(5, 3, 2, "gru", embedding_size=4, output="last", dtype="float64")
     ids, dy = np.array([[0, 4, 4], [1, 1, 2]]), draw(2, 2)

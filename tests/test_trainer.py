@@ -161,6 +161,13 @@ def test_same_seed_same_bits():
     assert same(*runs)
 
 
+def test_dropout_is_drawn_anew_for_every_step():
+    trainer = make(rc.SGD(lr=0), num_layers=2, dropout=0.5)
+    losses = {trainer.step(X, Y) for _ in range(10)}
+    assert len(losses) == 10
+    assert trainer.measure(X, Y)[0] == trainer.measure(X, Y)[0] not in losses
+
+
 def test_a_ragged_batch_is_its_valid_steps():
     """The mean over a ragged batch weighs the sequences by their lengths."""
     trainer = make(rc.SGD(lr=0))
