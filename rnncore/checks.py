@@ -141,25 +141,13 @@ def arrays(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) ->
     return found
 
 
-def first_not_finite(values: np.ndarray) -> tuple[int, ...] | None:
-    """Return the index of the first element that is infinite or no number."""
-    finite = np.isfinite(values)
-    return None if np.count_nonzero(finite) == finite.size else _first(~finite)
+def finite(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Return the bounds of the finite numbers of a dtype."""
+    limits = np.finfo(dtype)
+    return float(limits.min), float(limits.max)
 
 
-def first_beyond(ids: np.ndarray, limit: int) -> tuple[int, ...] | None:
-    """Return the index of the first of these intp that is not in 0 ... limit - 1."""
-    if not ids.size or ids.view(np.uintp).max() < limit:  # negative ones are huge when read as unsigned
-        return None
-    return _first((ids < 0) | (ids >= limit))
-
-
-def first_no_fraction(values: np.ndarray) -> tuple[int, ...] | None:
-    """Return the index of the first element outside [0, 1]."""
-    if values.min() >= 0 and values.max() <= 1:  # NaN fails both
-        return None
-    return _first(~((values >= 0) & (values <= 1)))
-
-
-def _first(where: np.ndarray) -> tuple[int, ...] | None:
-    return next((tuple(int(i) for i in index) for index in np.argwhere(where)), None)
+def first_outside(values: np.ndarray, bounds: tuple[float, float]) -> tuple[int, ...] | None:
+    """Return the index of the first element that is not within the bounds; NaN is within none."""
+    wrong = np.argwhere(~((values >= bounds[0]) & (values <= bounds[1])))
+    return tuple(int(i) for i in wrong[0]) if len(wrong) else None

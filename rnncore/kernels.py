@@ -47,8 +47,10 @@ def load(name: str) -> SimpleNamespace:
         module = importlib.import_module(path)
         for member in members:
             setattr(kernels, member, getattr(module, member))
-    # a compiled step runs the stages of any level
-    kernels.Step = importlib.import_module("rnncore.reference.step" if name == "numpy" else "rnncore._stage").Step
+    # these run at every level, and the stages of any
+    for member, compiled in (("Step", "_stage"), ("Intake", "_intake")):
+        path = f"rnncore.reference.{member.lower()}" if name == "numpy" else f"rnncore.{compiled}"
+        setattr(kernels, member, getattr(importlib.import_module(path), member))
     return kernels
 
 

@@ -14,6 +14,8 @@ name            of each element or row         sees                      targets
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -54,13 +56,11 @@ def target(loss: str, y: npt.ArrayLike, output: tuple[int, ...]) -> np.ndarray:
     return found
 
 
-def outside(loss: str, packed: np.ndarray, classes: int) -> tuple[int, ...] | None:
-    """Return the index of the first element of a packed target that the loss cannot take."""
+def bounds(loss: str, classes: int, dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Return where the elements of a target must lie."""
     if loss == "cross_entropy":
-        return checks.first_beyond(packed, classes)
-    if loss == "bce":
-        return checks.first_no_fraction(packed)
-    return checks.first_not_finite(packed)
+        return 0, classes - 1
+    return (0, 1) if loss == "bce" else checks.finite(dtype)
 
 
 def expected(loss: str, classes: int) -> str:

@@ -399,7 +399,7 @@ class Stream:
             checks.output("out", out, y)
         np.copyto(x, x_t, casting="unsafe")  # one step of all sequences is packed as it is
         if x.ndim == 1:
-            wrong = checks.first_beyond(x, self._plan.vocabulary)
+            wrong = checks.first_outside(x, (0, self._plan.vocabulary - 1))
             if wrong:
                 expected = f"the vocabulary has ids 0 ... {self._plan.vocabulary - 1}"
                 raise ValueError(f"x_t[{wrong[0]}] = {x[wrong]}, but {expected}")

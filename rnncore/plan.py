@@ -7,7 +7,7 @@ caller's order, (N, T, ...); inside, the batch is packed (see `rnncore.rows`).
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -137,6 +137,12 @@ class Plan:
             self.x = Variable(np.zeros(N * T, np.intp))
         else:
             self.x = self.variable((N * T, layers[0].in_features), grad=input_grads)
+        if tokens:
+            self._bounds, self._expected = (0, self.vocabulary - 1), f"but the vocabulary has ids 0 ... {self.vocabulary - 1}"
+        else:
+            self._bounds, self._expected = checks.finite(self.dtype), "expected a finite number"
+        checked = tokens or loss  # NaN passes through a network, but nothing is learnt from it
+        self._intake = kernels.active.Intake(self.rows, self.x.value, self._bounds if checked else None)
 
         last_recurrent = max((i for i, layer in enumerate(layers) if layer.states), default=len(layers))
         y = self.x
@@ -159,6 +165,8 @@ class Plan:
             self.target: np.ndarray = np.zeros(self.logits.value.shape, self.dtype)
             if loss == "cross_entropy":
                 self.target = np.zeros(len(self.target), np.intp)
+            bounds = losses.bounds(loss, self.logits.value.shape[1], self.dtype)
+            self._target_intake = kernels.active.Intake(self.rows, self.target, bounds, last=self.last)
             self.loss_stage = kernels.active.Loss(
                 self.rows,
                 self.prediction if loss in losses.ON_PREDICTION else self.logits,
@@ -208,12 +216,8 @@ class Plan:
         """
         if lengths is not None or not self.rows.full:
             self.rows.arrange(lengths)
-        self.rows.gather(x, self.x.value)
-        if self.x.value.ndim == 1:
-            wrong = checks.first_beyond(self.x.value[: self.rows.M], self.vocabulary)
-            if wrong:
-                expected = f"the vocabulary has ids 0 ... {self.vocabulary - 1}"
-                raise ValueError(f"x{self._place(wrong)} = {self.x.value[wrong]}, but {expected}")
+        if not self._intake.take(x):
+            self._refuse("x", self.x.value[: self.rows.M], self._bounds, self._expected)
         self.load_states(states)
 
     def load_states(self, states: States | None) -> None:
@@ -229,13 +233,6 @@ class Plan:
                     variable.value[...] = array if self.rows.full else array[:, self.rows.order]
         self._at_rest = states is None
 
-    def require_finite(self) -> None:
-        """Raise ValueError if a valid step of the input holds NaN or infinity."""
-        if self.x.value.ndim == 2:
-            wrong = checks.first_not_finite(self.x.value[: self.rows.M])
-            if wrong:
-                raise ValueError(f"x{self._place(wrong)} = {self.x.value[wrong]}, expected a finite number")
-
     def load_target(self, y: np.ndarray) -> None:
         """Take the target of the batch in, whose values alone are left to check.
 
@@ -244,18 +241,23 @@ class Plan:
         ValueError
             If the batch has no valid element, or the loss cannot take one of the target's.
         """
-        if self.last:
-            np.copyto(self.target, y if self.rows.full else y[self.rows.order], casting="unsafe")
-        else:
-            self.rows.gather(y, self.target)
         R = self.rows.N if self.last else self.rows.M
         if R == 0:
             raise ValueError("x has no valid step: there is nothing to learn from")
-        assert self.loss is not None
-        wrong = losses.outside(self.loss, self.target[:R], self.logits.value.shape[1])
-        if wrong:
-            expected = losses.expected(self.loss, self.logits.value.shape[1])
-            raise ValueError(f"y{self._place(wrong, self.last)} = {self.target[wrong]}, expected {expected}")
+        if not self._target_intake.take(y):
+            assert self.loss is not None
+            width = self.logits.value.shape[1]
+            bounds = losses.bounds(self.loss, width, self.dtype)
+            expected = f"expected {losses.expected(self.loss, width)}"
+            self._refuse("y", self.target[:R], bounds, expected, self.last)
+
+    def _refuse(
+        self, name: str, values: np.ndarray, bounds: tuple[float, float], expected: str, last: bool = False
+    ) -> NoReturn:
+        """Raise ValueError for the first of the packed values outside the bounds."""
+        wrong = checks.first_outside(values, bounds)
+        assert wrong is not None
+        raise ValueError(f"{name}{self._place(wrong, last)} = {values[wrong]}, {expected}")
 
     def draw(self, rng: np.random.Generator) -> None:
         """Draw the masks of all dropout stages."""

@@ -1,0 +1,95 @@
+"""Takes a caller's batch into the packed layout, and looks at its values on the way."""
+
+import numpy as np
+
+from libc.string cimport memcpy
+
+from _plan cimport Rows, address, packed_rows, row_count
+
+ctypedef fused number:
+    float
+    double
+    Py_ssize_t
+
+
+cdef bint within(const number* values, Py_ssize_t size, double low, double high) noexcept nogil:
+    """Whether all values lie in [low, high]; NaN does not."""
+    cdef Py_ssize_t wrong = 0
+    cdef Py_ssize_t j
+    cdef number lowest = <number>low
+    cdef number highest = <number>high
+    for j in range(size):
+        wrong += not (lowest <= values[j] <= highest)
+    return wrong == 0
+
+
+cdef class Intake:
+    """Packs batches (N, T, ...) into an array (N*T, ...), or (N, ...) into (N, ...) behind a "last" output.
+
+    Parameters
+    ----------
+    rows : Rows
+    out : ndarray
+    bounds : pair of float, optional
+        Where the values must lie; if not given, they are not looked at.
+    last : bool
+    """
+
+    cdef Rows rows
+    cdef const Py_ssize_t* order
+    cdef char* out
+    cdef Py_ssize_t row_size, width
+    cdef bint last, checked
+    cdef double low, high
+    cdef object dtype, keep
+
+    def __init__(self, rows, out, bounds=None, *, last=False):
+        self.keep = [rows, out]
+        self.rows = packed_rows(rows)
+        self.order = <const Py_ssize_t*>address(rows.order)
+        self.out, self.dtype, self.last = <char*>address(out), out.dtype, last
+        self.row_size = out.strides[0]
+        self.width = self.row_size // out.itemsize
+        self.checked = bounds is not None
+        if self.checked:
+            self.low, self.high = bounds
+
+    def take(self, x):
+        """Pack x; return whether all values of its valid steps lie within the bounds."""
+        if x.dtype != self.dtype or not x.flags.c_contiguous:
+            x = np.ascontiguousarray(x, self.dtype)
+        cdef const char* source = <const char*>address(x)
+        cdef Py_ssize_t size
+        with nogil:
+            self.pack(source)
+            size = row_count(&self.rows, self.last) * self.width
+        if not self.checked:
+            return True
+        if self.dtype.kind == "i":
+            return within(<Py_ssize_t*>self.out, size, self.low, self.high)
+        if self.dtype.itemsize == sizeof(float):
+            return within(<float*>self.out, size, self.low, self.high)
+        return within(<double*>self.out, size, self.low, self.high)
+
+    cdef void pack(self, const char* source) noexcept nogil:
+        cdef Py_ssize_t size = self.row_size
+        cdef char* to = self.out
+        cdef Py_ssize_t n, t
+        if self.last:
+            for n in range(self.rows.N):
+                copy(to + n * size, source + self.order[n] * size, size)
+            return
+        for t in range(self.rows.T):
+            for n in range(self.rows.counts[t]):
+                copy(to, source + (self.order[n] * self.rows.T + t) * size, size)
+                to += size
+
+
+cdef inline void copy(char* to, const char* source, Py_ssize_t size) noexcept nogil:
+    """Rows are often a number or two: a call of memcpy would take longer."""
+    cdef Py_ssize_t j
+    if size <= 16:
+        for j in range(size // 4):
+            (<unsigned int*>to)[j] = (<const unsigned int*>source)[j]
+    else:
+        memcpy(to, source, size)
