@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from libc.string cimport memcpy
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer
+from libc.string cimport memcpy, strcmp
 
 from _plan cimport Rows, address, packed_rows, row_count
 
@@ -42,32 +43,50 @@ cdef class Intake:
     cdef bint last, checked
     cdef double low, high
     cdef object dtype, keep
+    cdef bytes format_
+    cdef const char* format
+    cdef char kind
+    cdef Py_ssize_t itemsize
 
     def __init__(self, rows, out, bounds=None, *, last=False):
         self.keep = [rows, out]
         self.rows = packed_rows(rows)
         self.order = <const Py_ssize_t*>address(rows.order)
         self.out, self.dtype, self.last = <char*>address(out), out.dtype, last
+        self.format_ = memoryview(out).format.encode()
+        self.format, self.kind, self.itemsize = self.format_, ord(out.dtype.kind), out.itemsize
         self.row_size = out.strides[0]
-        self.width = self.row_size // out.itemsize
+        self.width = self.row_size // self.itemsize
         self.checked = bounds is not None
         if self.checked:
             self.low, self.high = bounds
 
     def take(self, x):
         """Pack x; return whether all values of its valid steps lie within the bounds."""
-        if x.dtype != self.dtype or not x.flags.c_contiguous:
-            x = np.ascontiguousarray(x, self.dtype)
-        cdef const char* source = <const char*>address(x)
-        cdef Py_ssize_t size
+        cdef Py_buffer view
+        if not self.acquire(x, &view):
+            self.acquire(np.array(x, self.dtype, order="C"), &view)
         with nogil:
-            self.pack(source)
-            size = row_count(&self.rows, self.last) * self.width
-        if not self.checked:
+            self.pack(<const char*>view.buf)
+        PyBuffer_Release(&view)
+        return not self.checked or self.look()
+
+    cdef bint acquire(self, object x, Py_buffer* view) except -1:
+        """Get at the data of x, unless it has another dtype or is not contiguous."""
+        try:
+            PyObject_GetBuffer(x, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        except (BufferError, ValueError):
+            return False
+        if view.itemsize == self.itemsize and strcmp(view.format, self.format) == 0:
             return True
-        if self.dtype.kind == "i":
+        PyBuffer_Release(view)
+        return False
+
+    cdef bint look(self) noexcept nogil:
+        cdef Py_ssize_t size = row_count(&self.rows, self.last) * self.width
+        if self.kind == c"i":
             return within(<Py_ssize_t*>self.out, size, self.low, self.high)
-        if self.dtype.itemsize == sizeof(float):
+        if self.itemsize == sizeof(float):
             return within(<float*>self.out, size, self.low, self.high)
         return within(<double*>self.out, size, self.low, self.high)
 

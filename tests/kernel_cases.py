@@ -237,3 +237,8 @@ def loss(
     target = draw.ids(R, O, capacity) if kind == "cross_entropy" else spare(draw.array(R, O), capacity)
     stage = kernels.Loss(rows, p, target, kind=kind, reduction=reduction, last=last)
     return Case(stage, {"p": first(R, p)}, {"loss": Variable(stage.value, np.ones(1))})
+
+
+def update(kernels: Any, rule: str, param: np.ndarray, grad: np.ndarray, slots: Any, *settings: float) -> None:
+    """Change a parameter by an optimizer's rule; settings are the learning rate, the update's number, and so on."""
+    getattr(kernels, rule)(Variable(param, grad), *slots, np.array(settings, float)).update()

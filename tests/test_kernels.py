@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from functools import cache
-from itertools import cycle, product
+from itertools import count, cycle, product
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from kernel_cases import (
     loss,
     ragged,
     recurrent,
+    relative_error,
 )
 
 import rnncore
@@ -110,31 +111,41 @@ SIZES = (1, 3, 16, 17, 33)
 GRID = list(zip(product((1, 2, 5, 9), (1, 3, 7), SIZES, SIZES), cycle(VARIATIONS), strict=False))
 
 
-def recurrent_results(name, cell, options, size, variation, dtype) -> dict[str, np.ndarray]:
-    N, T, D, H = size
-    variation = dict(variation)
+def recurrent_results(name, cell, options, size, variation, seed, dtype) -> dict[str, np.ndarray]:
+    (N, T, D, H), variation = size, dict(variation)
     options = options | {"reverse": variation.pop("reverse")}
-    return (
-        recurrent(kernels.load(name), cell, options, ragged(N, T), D=D, H=H, dtype=dtype, **variation)
-        .run()
-        .results()
+    case = recurrent(
+        kernels.load(name), cell, options, ragged(N, T), D=D, H=H, seed=seed, dtype=dtype, **variation
     )
+    return case.run().results()
 
 
 @cache
-def reference_results(cell_name: str) -> list[dict[str, np.ndarray]]:
-    """The reference of all cases of the grid, in float64: the true values of both precisions."""
+def reference(cell_name: str) -> list[tuple[tuple, dict[str, np.ndarray]]]:
+    """All cases of the grid, and their results in float64: the true ones for float32 as well.
+
+    A tensor of a single number may be a sum that cancels, and then the rounding of any float32 computation
+    shows without bound. So a case is drawn anew until NumPy's float32 comes ten times closer than is asked.
+    """
     cell, options = CELLS[CELL_NAMES.index(cell_name)]
-    return [recurrent_results("numpy", cell, options, *case, np.float64) for case in GRID]
+    cases = []
+    for size, variation in GRID:
+        for seed in count():
+            case = cell, options, size, variation, seed
+            expected = recurrent_results("numpy", *case, np.float64)
+            rounded = recurrent_results("numpy", *case, np.float32)
+            if all(relative_error(rounded[name], expected[name]) < 1e-6 for name in expected):
+                cases.append((case, expected))
+                break
+    return cases
 
 
 @each_level
 @each_dtype
 @pytest.mark.parametrize("cell_name", CELL_NAMES)
 def test_recurrent_layers_equal_the_reference(level, dtype, cell_name):
-    cell, options = CELLS[CELL_NAMES.index(cell_name)]
-    for case, expected in zip(GRID, reference_results(cell_name), strict=True):
-        results = recurrent_results(level, cell, options, *case, dtype)
+    for case, expected in reference(cell_name):
+        results = recurrent_results(level, *case, dtype)
         assert {array.dtype for array in results.values()} == {np.dtype(dtype)}
         assert_close(results, expected, TOLERANCE[dtype], case)
 
@@ -221,28 +232,26 @@ def test_gradients_are_added(level, dtype, cell, options):
 # --- optimizers ---
 
 UPDATES = {
-    "sgd": [(0.1, 0.0, 0.0, 0.1, False, True)],
-    "sgd-momentum": [
-        (0.1, 0.9, 0.2, 0.1, nesterov, first) for nesterov in (False, True) for first in (False, True)
-    ],
-    "adagrad": [(0.1, 1e-10, 0.1)],
-    "rmsprop": [(0.1, 0.9, 1e-8, 0.9, 0.1)],
-    "adam": [
-        (0.1, 0.9, 0.99, 1e-8, 0.1, decoupled, step) for decoupled in (False, True) for step in (1, 1000)
+    "SGD": [(0.1, 1, 0.0, 0.0, 0.1, False)],
+    "SGD-momentum": [(0.1, step, 0.9, 0.2, 0.1, nesterov) for nesterov in (False, True) for step in (1, 2)],
+    "Adagrad": [(0.1, 1, 1e-10, 0.1)],
+    "RMSprop": [(0.1, 1, 0.9, 1e-8, 0.9, 0.1)],
+    "Adam": [
+        (0.1, step, 0.9, 0.99, 1e-8, 0.1, decoupled) for decoupled in (False, True) for step in (1, 1000)
     ],
 }
-BUFFERS = {"sgd": [0], "sgd-momentum": [1], "adagrad": [1], "rmsprop": [1, 1, 1], "adam": [1, 1]}
+SLOTS = {"SGD": [0], "SGD-momentum": [1], "Adagrad": [1], "RMSprop": [1, 1, 1], "Adam": [1, 1]}
 
 
-def updated(name, rule, arguments, n, dtype, buffers) -> dict[str, np.ndarray]:
+def updated(name, rule, settings, n, dtype, used) -> dict[str, np.ndarray]:
     draw = Draw(n, dtype)
     param, grad = draw.array(n), draw.array(n)
-    state = [abs(draw.array(n)) + dtype(4) if used else None for used in buffers]
-    if rule == "rmsprop" and state[2] is not None:
-        state[2] -= dtype(4)  # a mean whose square stays below the mean of the squares
-        state[0] += np.square(state[2])
-    getattr(kernels.load(name), rule)(param, grad, *state, *arguments)
-    return {"param": param} | {f"state{i}": array for i, array in enumerate(state) if array is not None}
+    slots = [abs(draw.array(n)) + dtype(4) if use else None for use in used]
+    if rule == "RMSprop" and slots[2] is not None:
+        slots[2] -= dtype(4)  # a mean whose square stays below the mean of the squares
+        slots[0] += np.square(slots[2])
+    update(kernels.load(name), rule, param, grad, slots, *settings)
+    return {"param": param} | {f"slot{i}": array for i, array in enumerate(slots) if array is not None}
 
 
 @each_level
@@ -250,11 +259,11 @@ def updated(name, rule, arguments, n, dtype, buffers) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", list(UPDATES))
 def test_optimizers_equal_the_reference(level, dtype, name):
     rule = name.partition("-")[0]
-    choices = [BUFFERS[name]] if rule != "rmsprop" else [[1, 0, 0], [1, 1, 0], [1, 0, 1], [1, 1, 1]]
-    for n, buffers, arguments in product((1, 5, 16, 33, 1000), choices, UPDATES[name]):
-        result = updated(level, rule, arguments, n, dtype, buffers)
-        expected = updated("numpy", rule, arguments, n, np.float64, buffers)
-        assert_close(result, expected, TOLERANCE[dtype], (n, buffers, arguments))
+    choices = [SLOTS[name]] if rule != "RMSprop" else [[1, 0, 0], [1, 1, 0], [1, 0, 1], [1, 1, 1]]
+    for n, used, settings in product((1, 5, 16, 33, 1000), choices, UPDATES[name]):
+        result = updated(level, rule, settings, n, dtype, used)
+        expected = updated("numpy", rule, settings, n, np.float64, used)
+        assert_close(result, expected, TOLERANCE[dtype], (n, used, settings))
 
 
 @each_level
@@ -264,13 +273,18 @@ def test_norms_and_clipping_equal_the_reference(level, dtype):
     for n in (1, 5, 16, 33, 1000):
         g = Draw(n, dtype).array(n)
         expected = g.copy()
-        assert compiled.sum_of_squares(g) == pytest.approx(NUMPY.sum_of_squares(g), rel=1e-13)
-        for function, argument in (("clip", 0.5), ("scale", 0.75)):
-            getattr(compiled, function)(g, argument)
-            getattr(NUMPY, function)(expected, argument)
+        rule, reference = (
+            these.Adagrad(Variable(grad, grad), grad, np.zeros(4))
+            for these, grad in ((compiled, g), (NUMPY, expected))
+        )
+        assert rule.sum_of_squares() == pytest.approx(reference.sum_of_squares(), rel=1e-13)
+        for method, argument in (("clip", 0.5), ("scale", 0.75)):
+            getattr(rule, method)(argument)
+            getattr(reference, method)(argument)
             np.testing.assert_array_equal(g, expected)
-    compiled.clip(nan := np.array([np.nan], dtype), 1.0)
-    assert np.isnan(nan).all()
+    g.fill(np.nan)
+    rule.clip(1.0)
+    assert np.isnan(g).all()
 
 
 # --- the same bits ---

@@ -14,6 +14,7 @@ from kernel_cases import (
     loss,
     ragged,
     recurrent,
+    update,
 )
 
 from rnncore import kernels
@@ -246,31 +247,31 @@ def zeros() -> np.ndarray:
 
 def test_sgd():
     p = P.copy()
-    NUMPY.sgd(p, G, None, 0.1, 0.0, 0.0, 0.0, False, True)
+    update(NUMPY, "SGD", p, G, [None], 0.1, 1, 0.0, 0.0, 0.0, False)
     np.testing.assert_allclose(p, P - 0.1 * G, rtol=1e-15)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_with_momentum_under_a_constant_gradient(nesterov):
     p, buffer = P.copy(), np.full(3, np.nan)  # what the buffer held at first does not matter
-    for step in range(4):
-        NUMPY.sgd(p, G, buffer, 0.1, 0.9, 0.0, 0.0, nesterov, step == 0)
+    for step in (1, 2, 3, 4):
+        update(NUMPY, "SGD", p, G, [buffer], 0.1, step, 0.9, 0.0, 0.0, nesterov)
     sums = [sum(0.9**j for j in range(k)) for k in (1, 2, 3, 4)]  # the buffer in units of G
     np.testing.assert_allclose(p, P - 0.1 * G * sum(1 + 0.9 * s if nesterov else s for s in sums), rtol=1e-14)
 
 
 def test_sgd_dampens_all_but_the_first_gradient():
     p, buffer = P.copy(), zeros()
-    for step in range(2):
-        NUMPY.sgd(p, G, buffer, 0.1, 0.9, 0.25, 0.0, False, step == 0)
+    for step in (1, 2):
+        update(NUMPY, "SGD", p, G, [buffer], 0.1, step, 0.9, 0.25, 0.0, False)
     np.testing.assert_allclose(buffer, 0.9 * G + 0.75 * G, rtol=1e-15)
     np.testing.assert_allclose(p, P - 0.1 * (G + buffer), rtol=1e-15)
 
 
 def test_adagrad_under_a_constant_gradient():
     p, sum_ = P.copy(), zeros()
-    for _ in range(3):
-        NUMPY.adagrad(p, G, sum_, 0.1, 1e-3, 0.0)
+    for step in (1, 2, 3):
+        update(NUMPY, "Adagrad", p, G, [sum_], 0.1, step, 1e-3, 0.0)
     np.testing.assert_allclose(sum_, 3 * G**2, rtol=1e-15)
     expected = P - 0.1 * sum(G / (np.sqrt(k) * abs(G) + 1e-3) for k in (1, 2, 3))
     np.testing.assert_allclose(p, expected, rtol=1e-14)
@@ -281,8 +282,8 @@ def test_adagrad_under_a_constant_gradient():
 def test_rmsprop_under_a_constant_gradient(centered, momentum):
     p, square_avg, lr, alpha, eps = P.copy(), zeros(), 0.1, 0.75, 1e-3
     buffer, grad_avg = zeros() if momentum else None, zeros() if centered else None
-    for _ in range(3):
-        NUMPY.rmsprop(p, G, square_avg, buffer, grad_avg, lr, alpha, eps, momentum, 0.0)
+    for step in (1, 2, 3):
+        update(NUMPY, "RMSprop", p, G, [square_avg, buffer, grad_avg], lr, step, alpha, eps, momentum, 0.0)
     expected, update = P.copy(), zeros()
     for k in (1, 2, 3):
         share = 1 - alpha**k  # of the gradient in its average, and of its square
@@ -295,7 +296,7 @@ def test_rmsprop_under_a_constant_gradient(centered, momentum):
 def test_adam_under_a_constant_gradient():
     p, exp_avg, exp_avg_sq = P.copy(), zeros(), zeros()
     for step in (1, 2, 3):
-        NUMPY.adam(p, G, exp_avg, exp_avg_sq, 0.1, 0.9, 0.99, 1e-3, 0.0, False, step)
+        update(NUMPY, "Adam", p, G, [exp_avg, exp_avg_sq], 0.1, step, 0.9, 0.99, 1e-3, 0.0, False)
     np.testing.assert_allclose(
         p, P - 3 * 0.1 * G / (abs(G) + 1e-3), rtol=1e-13
     )  # the bias corrections are exact
@@ -304,31 +305,31 @@ def test_adam_under_a_constant_gradient():
 
 
 UPDATES = {
-    "sgd": lambda p, g, decay: NUMPY.sgd(p, g, zeros(), 0.1, 0.9, 0.0, decay, True, True),
-    "adagrad": lambda p, g, decay: NUMPY.adagrad(p, g, zeros(), 0.1, 1e-3, decay),
-    "rmsprop": lambda p, g, decay: NUMPY.rmsprop(p, g, zeros(), None, None, 0.1, 0.9, 1e-3, 0.0, decay),
-    "adam": lambda p, g, decay: NUMPY.adam(p, g, zeros(), zeros(), 0.1, 0.9, 0.99, 1e-3, decay, False, 1),
+    "SGD": lambda decay: ([zeros()], 0.1, 1, 0.9, 0.0, decay, True),
+    "Adagrad": lambda decay: ([zeros()], 0.1, 1, 1e-3, decay),
+    "RMSprop": lambda decay: ([zeros(), None, None], 0.1, 1, 0.9, 1e-3, 0.0, decay),
+    "Adam": lambda decay: ([zeros(), zeros()], 0.1, 1, 0.9, 0.99, 1e-3, decay, False),
 }
 
 
 @pytest.mark.parametrize("name", list(UPDATES))
 def test_weight_decay_adds_to_the_gradient(name):
     decayed, expected, g = P.copy(), P.copy(), G.copy()
-    UPDATES[name](decayed, g, 0.2)
-    UPDATES[name](expected, G + 0.2 * P, 0.0)
+    update(NUMPY, name, decayed, g, *UPDATES[name](0.2))
+    update(NUMPY, name, expected, G + 0.2 * P, *UPDATES[name](0.0))
     np.testing.assert_allclose(decayed, expected, rtol=1e-15)
     np.testing.assert_array_equal(g, G)
 
 
 def test_decoupled_weight_decay_shrinks_the_parameter():
     decayed, expected = P.copy(), 0.98 * P
-    NUMPY.adam(decayed, G, zeros(), zeros(), 0.1, 0.9, 0.99, 1e-3, 0.2, True, 1)
-    NUMPY.adam(expected, G, zeros(), zeros(), 0.1, 0.9, 0.99, 1e-3, 0.0, False, 1)
+    update(NUMPY, "Adam", decayed, G, [zeros(), zeros()], 0.1, 1, 0.9, 0.99, 1e-3, 0.2, True)
+    update(NUMPY, "Adam", expected, G, [zeros(), zeros()], 0.1, 1, 0.9, 0.99, 1e-3, 0.0, False)
     np.testing.assert_allclose(decayed, expected, rtol=1e-15)
 
 
-def optimizer_against_pytorch(name: str, options: dict, update) -> None:
-    """Take five steps of PyTorch's optimizer and ours; `update(p, g, step)` is one of ours."""
+def optimizer_against_pytorch(name: str, options: dict, rule: str, slots: list, settings) -> None:
+    """Take five steps of PyTorch's optimizer and of ours, whose settings are lr, step and `settings`."""
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     p = rng.standard_normal(7)
@@ -338,7 +339,7 @@ def optimizer_against_pytorch(name: str, options: dict, update) -> None:
         g = rng.standard_normal(7)
         tensor.grad = torch.tensor(g)
         optimizer.step()
-        update(p, g, step)
+        update(NUMPY, rule, p, g, slots, 0.1, step, *settings)
     np.testing.assert_allclose(p, tensor.detach().numpy(), rtol=1e-13)
 
 
@@ -352,16 +353,15 @@ def test_sgd_equals_pytorch(momentum, dampening, nesterov, decay):
     optimizer_against_pytorch(
         "SGD",
         options,
-        lambda p, g, step: NUMPY.sgd(p, g, buffer, 0.1, momentum, dampening, decay, nesterov, step == 1),
+        "SGD",
+        [buffer],
+        (momentum, dampening, decay, nesterov),
     )
 
 
 @pytest.mark.parametrize("decay", [0, 0.1])
 def test_adagrad_equals_pytorch(decay):
-    sum_ = np.zeros(7)
-    optimizer_against_pytorch(
-        "Adagrad", {"weight_decay": decay}, lambda p, g, step: NUMPY.adagrad(p, g, sum_, 0.1, 1e-10, decay)
-    )
+    optimizer_against_pytorch("Adagrad", {"weight_decay": decay}, "Adagrad", [np.zeros(7)], (1e-10, decay))
 
 
 @pytest.mark.parametrize("momentum", [0, 0.9])
@@ -376,31 +376,33 @@ def test_rmsprop_equals_pytorch(momentum, centered, decay):
     optimizer_against_pytorch(
         "RMSprop",
         {"momentum": momentum, "centered": centered, "weight_decay": decay},
-        lambda p, g, step: NUMPY.rmsprop(
-            p, g, square_avg, buffer, grad_avg, 0.1, 0.99, 1e-8, momentum, decay
-        ),
+        "RMSprop",
+        [square_avg, buffer, grad_avg],
+        (0.99, 1e-8, momentum, decay),
     )
 
 
 @pytest.mark.parametrize(("name", "decay"), [("Adam", 0), ("Adam", 0.1), ("AdamW", 0.1)])
 def test_adam_equals_pytorch(name, decay):
-    exp_avg, exp_avg_sq = np.zeros(7), np.zeros(7)
     optimizer_against_pytorch(
         name,
         {"weight_decay": decay},
-        lambda p, g, step: NUMPY.adam(
-            p, g, exp_avg, exp_avg_sq, 0.1, 0.9, 0.999, 1e-8, decay, name == "AdamW", step
-        ),
+        "Adam",
+        [np.zeros(7), np.zeros(7)],
+        (0.9, 0.999, 1e-8, decay, name == "AdamW"),
     )
 
 
 def test_norms_and_clipping():
     g = np.array([3.0, -4.0, 0.5], np.float32)
-    assert NUMPY.sum_of_squares(g) == 25.25
-    assert NUMPY.sum_of_squares(np.full(2, 1e30, np.float32)) == pytest.approx(2e60)
-    NUMPY.clip(g, 3.5)
+    rule = NUMPY.Adagrad(Variable(g, g), g, np.zeros(4))
+    assert rule.sum_of_squares() == 25.25
+    rule.clip(3.5)
     assert g.tolist() == [3.0, -3.5, 0.5]
-    NUMPY.scale(g, 0.5)
+    rule.scale(0.5)
     assert g.tolist() == [1.5, -1.75, 0.25]
-    NUMPY.clip(nan := np.array([np.nan]), 1.0)
-    assert np.isnan(nan).all()
+    g.fill(1e30)
+    assert rule.sum_of_squares() == pytest.approx(3e60)
+    g.fill(np.nan)
+    rule.clip(1.0)
+    assert np.isnan(g).all()
