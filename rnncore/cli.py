@@ -53,12 +53,19 @@ def info() -> None:
     rows = {
         "rnncore": rnncore.__version__,
         "kernels": f"{kernels.active.name}, of {', '.join(kernels.available())}",
-        "threads": f"1, of {len(os.sched_getaffinity(0))} cores",
+        "threads": f"1, of {_cores()} cores",
         "CPU": _cpu_name(),
         "Python": f"{platform.python_version()}, NumPy {np.__version__}",
     }
     for name, value in rows.items():
         click.echo(f"{name:8} {value}")
+
+
+def _cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _cpu_name() -> str:
