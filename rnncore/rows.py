@@ -54,6 +54,8 @@ class Rows:
         Valid steps of the whole batch.
     full : bool
         All sequences have T steps, and so are in the caller's order.
+    horizon : ndarray of intp, shape (3,)
+        How far back a loss reaches, for the backward pass: k, phase, per sequence; see `truncate`.
     """
 
     def __init__(self, N: int, T: int) -> None:
@@ -63,6 +65,7 @@ class Rows:
         self.lengths = np.empty(N, np.intp)
         self.counts = np.empty(T, np.intp)
         self.offsets = np.zeros(T + 1, np.intp)
+        self.horizon = np.zeros(3, np.intp)
         # where packed row m comes from: x[_sequence[m], _step[m]]
         self._sequence = np.empty(N * T, np.intp)
         self._step = np.empty(N * T, np.intp)
@@ -86,6 +89,15 @@ class Rows:
         step = np.repeat(np.arange(self.T), self.counts)
         self._step[: self.M] = step
         self._sequence[: self.M] = self.order[np.arange(self.M) - self.offsets[step]]
+
+    def truncate(self, k: int, per_sequence: bool) -> None:
+        """Let the loss at step t reach the steps t-k+1 ... t alone, or with k = 0 all.
+
+        With a loss at every step this takes k backward passes, of phase 0 ... k-1: each has the losses of the
+        steps t = phase (mod k), and there the gradient from the step after is cut. So no step of any layer
+        belongs to two of these losses. With one loss for each sequence, at its last step, one pass will do.
+        """
+        self.horizon[:] = k, 0, per_sequence
 
     def callers_lengths(self) -> np.ndarray:
         """Return the valid steps of each sequence, (N,), in the caller's order."""

@@ -66,8 +66,11 @@ class Trainer:
         Clip every element of the gradients to ± this. One of the two at most.
     reduction : {"mean", "sum"}
         Over the valid elements of a batch.
-    bptt : "full"
-        How far the gradient goes back: to the first step of the batch.
+    bptt : "full" or int
+        How far the gradient goes back: to the first step of the batch; or k: the loss at step t reaches the
+        steps t-k+1 ... t of every layer. k = 1 is the naive rule that no gradient goes through the state; k of
+        T or more is full. An update costs k times as much as a full one, or the same with output "last" or
+        k = 1. Not for bidirectional models.
     seed : int or numpy.random.Generator, default 0
         For the order of a task's batches.
 
@@ -91,7 +94,7 @@ class Trainer:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         reduction: str = "mean",
-        bptt: str = "full",
+        bptt: str | int = "full",
         seed: Seed = 0,
     ) -> None:
         if not isinstance(model, Sequential):
@@ -103,7 +106,9 @@ class Trainer:
         self.clip_norm = None if clip_norm is None else checks.real("clip_norm", clip_norm, open_low=True)
         self.clip_value = None if clip_value is None else checks.real("clip_value", clip_value, open_low=True)
         self.reduction = checks.choice("reduction", reduction, REDUCTIONS)
-        self.bptt = checks.choice("bptt", bptt, ("full",))
+        self.bptt = bptt if bptt == "full" else checks.integer("bptt", bptt)
+        if bptt != "full" and any(getattr(layer, "bidirectional", False) for layer in model.chain):
+            raise ValueError("bptt must be 'full' for a bidirectional model: each step reaches all others")
         self.rng = np.random.default_rng(seed)
         self.optimizer = optimizers.get(optimizer)
         self.optimizer.bind([layer.flat for layer in model.chain])
@@ -305,6 +310,8 @@ class Trainer:
             reduction=self.reduction if training else "mean",
         )
         if training:
+            if isinstance(self.bptt, int) and self.bptt < T:
+                plan.rows.truncate(self.bptt, per_sequence=plan.last)
             plan.step = kernels.active.Step(
                 plan.stages,
                 plan.gradients,

@@ -10,7 +10,7 @@ from _gemm cimport copy_bytes, fill_bytes, product
 from _math cimport hyperbolic_tangent, real, sigmoid
 from _plan cimport OverRows, OverTiles, stage_capsule
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, add_output_gradient, bias_gradient, bind, hidden_product,
+    Sequence, Step, add_initial_gradient, arriving_gradient, bias_gradient, bind, hidden_product,
     hidden_weight_gradients, input_gradient, input_product, input_weight_gradients, load_final_gradient,
     load_initial, numbers, pack_hidden, pack_input, panels, row_before, store_final, store_output, walk,
 )
@@ -135,7 +135,7 @@ cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize
         count = step.high - step.low
         for n in range(step.low, step.high):
             m = step.row + n
-            add_output_gradient(s, dh + n * s.stride, m)
+            arriving_gradient(s, &step, n, dh + n * s.stride, <real*>NULL)
             update_backward(s.stride, gates + m * s.width, h + s.previous[m] * s.stride, dh + n * s.stride)
         m = step.row + step.low
         if not s.reset_after:

@@ -247,13 +247,26 @@ cdef void rows_forward(Output* s, real* _, Py_ssize_t first, Py_ssize_t last) no
                                     class_of(s, m), e + m * s.O, s.sums + m)
 
 
+cdef inline bint not_in_phase(const Output* s, Py_ssize_t m, Py_ssize_t* t) noexcept nogil:
+    """Whether row m's loss is left to another backward pass; t is the step of the row before, then of this one."""
+    cdef Py_ssize_t k = s.rows.horizon[0]
+    if k <= 1 or s.last:
+        return False
+    while s.rows.offsets[t[0] + 1] <= m:
+        t[0] += 1
+    return t[0] % k != s.rows.horizon[1]
+
+
 cdef void rows_backward(Output* s, real* dx, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef real* e = <real*>s.y
     cdef real weight = <real>loss_weight(s)
+    cdef Py_ssize_t t = 0
     cdef Py_ssize_t i, m, begin, count
     for i in range(spans(&s.rows, s.last, first, last)):
         count = span(&s.rows, s.last, i, first, last, &begin)
         for m in range(begin, begin + count):
+            if not_in_phase(s, m, &t):
+                continue
             loss_backward(s.kind, s.O, <const real*>s.x + m * s.O, <const real*>s.target + m * s.O, class_of(s, m),
                           e + m * s.O, s.sums[m], weight, dx + m * s.O)
 

@@ -8,7 +8,7 @@ from _gemm cimport product
 from _math cimport hyperbolic_tangent, real, sigmoid
 from _plan cimport OverRows, OverTiles, stage_capsule
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, add_output_gradient, bias_gradient, bind, hidden_product,
+    Sequence, Step, add_initial_gradient, arriving_gradient, bias_gradient, bind, hidden_product,
     hidden_weight_gradients, input_gradient, input_product, input_weight_gradients, load_final_gradient,
     load_initial, numbers, pack_hidden, pack_input, row_before, store_final, store_output, walk,
 )
@@ -103,7 +103,7 @@ cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize
         step = walk(s, i, first, last)
         for n in range(step.low, step.high):
             m = step.row + n
-            add_output_gradient(s, dh + n * s.stride, m)
+            arriving_gradient(s, &step, n, dh + n * s.stride, dc + n * s.stride)
             cell_backward(s.stride, gates + m * s.width, c + s.previous[m] * s.stride, tanh_c + m * s.stride,
                           dh + n * s.stride, dc + n * s.stride)
         product(s.gemm, step.high - step.low, s.H, s.width, gates + (step.row + step.low) * s.width, s.width,

@@ -17,6 +17,7 @@ cdef struct Rows:
     const Py_ssize_t* counts     # (T,)   sequences that go on at step t
     const Py_ssize_t* offsets    # (T+1,) packed row at which step t begins; offsets[T] = M
     const Py_ssize_t* lengths    # (N,)   descending
+    Py_ssize_t* horizon          # (3,)   k, phase, per sequence: how far back a loss reaches; k = 0: to the beginning
 
 # Rows first .. last-1 of the batch are one thread's share; weights and their gradients are shared
 # out by tile, part of parts. So no sum is ever split, and threads never change a bit.
@@ -69,6 +70,7 @@ cdef inline Rows packed_rows(object rows):
     r.counts = <const Py_ssize_t*>address(rows.counts)
     r.offsets = <const Py_ssize_t*>address(rows.offsets)
     r.lengths = <const Py_ssize_t*>address(rows.lengths)
+    r.horizon = <Py_ssize_t*>address(rows.horizon)
     return r
 
 
@@ -98,6 +100,16 @@ cdef inline Py_ssize_t span(
         return rows.offsets[rows.T]
     begin[0] = rows.offsets[s] + first
     return max(min(last, rows.counts[s]) - first, 0)
+
+
+cdef inline bint cut(const Rows* rows, Py_ssize_t t, Py_ssize_t n) noexcept nogil:
+    """Whether step t of row n gets no gradient from the step after it."""
+    cdef Py_ssize_t k = rows.horizon[0]
+    if k == 0:
+        return False
+    if rows.horizon[2]:
+        return rows.lengths[n] == t + k + 1
+    return t % k == rows.horizon[1]
 
 
 cdef inline Py_ssize_t row_count(const Rows* rows, bint per_sequence) noexcept nogil:

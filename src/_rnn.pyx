@@ -9,7 +9,7 @@ from _gemm cimport copy_bytes, product
 from _math cimport hyperbolic_tangent, real, sigmoid
 from _plan cimport OverRows, OverTiles, buffer, stage_capsule
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, add_output_gradient, bias_gradient, bind, hidden_product,
+    Sequence, Step, add_initial_gradient, arriving_gradient, bias_gradient, bind, hidden_product,
     hidden_weight_gradients, input_gradient, input_product, input_weight_gradients, load_final_gradient,
     load_initial, numbers, pack_hidden, pack_input, row_before, store_final, store_output, walk,
 )
@@ -116,7 +116,7 @@ cdef void sequence_backward(Sequence* s, real* dz, Py_ssize_t first, Py_ssize_t 
         step = walk(s, i, first, last)
         for n in range(step.low, step.high):
             m = step.row + n
-            add_output_gradient(s, dh + n * s.stride, m)
+            arriving_gradient(s, &step, n, dh + n * s.stride, <real*>NULL)
             if s.kind == PRELU:
                 s.slope_terms[m] = slope_term(s.H, z + m * s.stride, dh + n * s.stride)
             cell_backward(s.kind, s.stride, h + m * s.stride, z + m * s.stride, slope, dh + n * s.stride,

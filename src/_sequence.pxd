@@ -16,7 +16,7 @@ from _gemm cimport (
 )
 from _math cimport real
 from _plan cimport (
-    Rows, Stage, add, address, buffer, packed_rows, row_stride, share, span, spans,
+    Rows, Stage, add, address, buffer, cut, packed_rows, row_stride, share, span, spans,
 )
 
 cdef struct State:               # h, and c for an LSTM; each (N, H)
@@ -235,9 +235,14 @@ cdef inline void add_initial_gradient(const Sequence* s, const State* state, con
         add(<real*>state.d_initial + n * s.H, dh + n * s.stride, s.H)
 
 
-cdef inline void add_output_gradient(const Sequence* s, real* dh, Py_ssize_t row) noexcept nogil:
+cdef inline void arriving_gradient(const Sequence* s, const Step* step, Py_ssize_t n, real* dh, real* dc) noexcept nogil:
+    """dh of row n of a step, and dc if there is one: what comes from the step after and from the output."""
+    if cut(&s.rows, step.t, n):
+        fill_bytes(dh, 0, s.stride * sizeof(real))
+        if dc is not NULL:
+            fill_bytes(dc, 0, s.stride * sizeof(real))
     if s.dy is not NULL:
-        add(dh, <const real*>s.dy + row * s.dy_row, s.H)
+        add(dh, <const real*>s.dy + (step.row + n) * s.dy_row, s.H)
 
 
 cdef inline void store_output(const Sequence* s, const real* h, Py_ssize_t row) noexcept nogil:

@@ -313,18 +313,21 @@ cdef class Step:
         cdef Py_ssize_t N = stage.rows.N
         cdef double work = 0
         cdef double squares = 0
-        cdef Py_ssize_t i, parts
+        cdef Py_ssize_t* horizon = stage.rows.horizon
+        cdef Py_ssize_t i, phase, parts
         for i in range(run.count):
             work += 3 * run.stages[i].work * <double>row_count(run.stages[i].rows, run.stages[i].per_sequence)
         parts = parts_for(run, work)
         rnn_parallel(pack_tiles, run, parts)
-        for i in range(self.buffer_count):
-            memset(self.buffers[i], 0, self.sizes[i])
         for i in range(run.rule_count):
             memset(run.rules[i].grad, 0, run.rules[i].grad_bytes)
         share_rows(stage, threads_for(work, N), &run.shares)
-        rnn_parallel(both_shares, run, run.shares.parts)
-        rnn_parallel(accumulate_tiles, run, parts)
+        for phase in range(1 if horizon[2] else max(<Py_ssize_t>1, horizon[0])):
+            horizon[1] = phase
+            for i in range(self.buffer_count):
+                memset(self.buffers[i], 0, self.sizes[i])
+            rnn_parallel(both_shares, run, run.shares.parts)
+            rnn_parallel(accumulate_tiles, run, parts)
         for i in range(run.rule_count):
             squares += run.rules[i].sum_of_squares(run.rules[i].plan)
         self.loss = self.value[0]

@@ -72,6 +72,13 @@ class Recurrent(Stage):
         """Fill dz[here] and return the gradient of the state before the step, given that of the one after."""
         raise NotImplementedError
 
+    def cut(self, t: int) -> slice | np.ndarray:
+        """Return the rows for which step t gets no gradient from the step after it: see `Rows.truncate`."""
+        k, phase, per_sequence = self.rows.horizon.tolist()
+        if k and per_sequence:
+            return self.rows.lengths == t + k + 1
+        return slice(None) if k and t % k == phase else slice(0)
+
     def walk(self) -> list[slice]:
         """Return the packed rows of each step in the order of time, or of time reversed."""
         offsets = self.rows.offsets.tolist()
@@ -98,6 +105,9 @@ class Recurrent(Stage):
         running = [gradient(state.grad).copy() for state in self.final]
         for here in reversed(self.walk()):
             dstate = [buffer[: here.stop - here.start] for buffer in running]
+            cut = self.cut(int(np.searchsorted(self.rows.offsets, here.start, side="right")) - 1)
+            for buffer in running:
+                buffer[cut] = 0
             if self.y.grad is not None:
                 dstate[0] += self.y.grad[here]
             for after, before in zip(dstate, self.step_backward(here, *dstate), strict=True):

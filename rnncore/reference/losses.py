@@ -96,7 +96,12 @@ class Loss(Stage):
         R = self.rows.N if self.last else self.rows.M
         p, t = self.prediction.value[:R], self.target[:R]
         terms = R if self.kind == "cross_entropy" else p.size
-        gradient(self.prediction.grad)[:R] += loss_gradient(p, t, self.kind) * self.weight(terms)
+        dp = loss_gradient(p, t, self.kind) * self.weight(terms)
+        k, phase, _ = self.rows.horizon.tolist()
+        if k and not self.last:  # the other steps' losses have backward passes of their own
+            step = np.repeat(np.arange(self.rows.T), self.rows.counts)
+            dp[step % k != phase] = 0
+        gradient(self.prediction.grad)[:R] += dp
 
     def weight(self, terms: int) -> float:
         """Return the factor of each of so many terms in the loss."""

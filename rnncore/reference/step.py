@@ -66,16 +66,21 @@ class Step:
 
     def gradients(self) -> None:
         """Run the network forward and back."""
+        horizon = self.stages[0].rows.horizon
         for stage in self.stages:
             stage.pack()
-        for stage in self.stages:
-            stage.forward()
-        for buffer in [*self.buffers, *(rule.grad for rule in self.rules)]:
-            buffer.fill(0)
-        for stage in reversed(self.stages):
-            stage.backward()
-        for stage in self.stages:
-            stage.accumulate()
+        for rule in self.rules:
+            rule.grad.fill(0)
+        for phase in range(1 if horizon[2] else max(1, horizon[0])):
+            horizon[1] = phase
+            for stage in self.stages:
+                stage.forward()
+            for buffer in self.buffers:
+                buffer.fill(0)
+            for stage in reversed(self.stages):
+                stage.backward()
+            for stage in self.stages:
+                stage.accumulate()
         self.loss = float(self.value[0])
         self.norm = math.sqrt(sum(rule.sum_of_squares() for rule in self.rules))
 
