@@ -74,16 +74,17 @@ cdef inline void adagrad(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) n
 
 cdef inline void rmsprop_update(
     Py_ssize_t size, real* restrict p, const real* restrict grad, real* restrict square_avg, real* buffer,
-    real* grad_avg, real lr, real alpha, real eps, real momentum, real weight_decay,
+    real* grad_avg, real lr, real alpha, real fresh, real eps, real momentum, real weight_decay,
 ) noexcept nogil:
+    """fresh = 1 - alpha comes from double: of float32's alpha, the difference would be off by 1e-6."""
     cdef Py_ssize_t j
     cdef real g, variance, update
     for j in range(size):
         g = grad[j] + weight_decay * p[j]
-        square_avg[j] = alpha * square_avg[j] + (<real>1 - alpha) * g * g
+        square_avg[j] = alpha * square_avg[j] + fresh * g * g
         variance = square_avg[j]
         if grad_avg is not NULL:
-            grad_avg[j] += (<real>1 - alpha) * (g - grad_avg[j])
+            grad_avg[j] += fresh * (g - grad_avg[j])
             variance = variance - grad_avg[j] * grad_avg[j]
         update = g / (square_root(variance) + eps)
         if buffer is not NULL:
@@ -99,20 +100,22 @@ cdef inline void rmsprop(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) n
     rmsprop_update(
         end - begin, p + begin, <const real*>s.grad + begin, <real*>s.slots[0] + begin,
         NULL if momentum_buffer is NULL else momentum_buffer + begin, NULL if grad_avg is NULL else grad_avg + begin,
-        <real>settings[0], <real>settings[2], <real>settings[3], <real>settings[4], <real>settings[5],
+        <real>settings[0], <real>settings[2], <real>(1 - settings[2]), <real>settings[3], <real>settings[4],
+        <real>settings[5],
     )
 
 
 cdef inline void adam_update(
     Py_ssize_t size, real* restrict p, const real* restrict grad, real* restrict exp_avg, real* restrict exp_avg_sq,
-    real rate, real beta1, real beta2, real eps, real shrink, real weight_decay, real correction,
+    real rate, real fresh1, real beta2, real fresh2, real eps, real shrink, real weight_decay, real correction,
 ) noexcept nogil:
+    """fresh1 = 1 - beta1 and fresh2 come from double: of float32's 0.999, the difference is off by 1e-5."""
     cdef Py_ssize_t j
     cdef real g
     for j in range(size):
         g = grad[j] + weight_decay * p[j]
-        exp_avg[j] += (<real>1 - beta1) * (g - exp_avg[j])
-        exp_avg_sq[j] = beta2 * exp_avg_sq[j] + (<real>1 - beta2) * g * g
+        exp_avg[j] += fresh1 * (g - exp_avg[j])
+        exp_avg_sq[j] = beta2 * exp_avg_sq[j] + fresh2 * g * g
         p[j] = shrink * p[j] - rate * exp_avg[j] / (square_root(exp_avg_sq[j]) / correction + eps)
 
 
@@ -124,9 +127,9 @@ cdef inline void adam(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) noex
     cdef bint decoupled = settings[6] != 0
     adam_update(
         end - begin, p + begin, <const real*>s.grad + begin, <real*>s.slots[0] + begin, <real*>s.slots[1] + begin,
-        <real>(lr / (1 - settings[2] ** step)), <real>settings[2], <real>settings[3], <real>settings[4],
-        <real>(1 - lr * weight_decay if decoupled else 1), <real>(0 if decoupled else weight_decay),
-        <real>sqrt(1 - settings[3] ** step),
+        <real>(lr / (1 - settings[2] ** step)), <real>(1 - settings[2]), <real>settings[3],
+        <real>(1 - settings[3]), <real>settings[4], <real>(1 - lr * weight_decay if decoupled else 1),
+        <real>(0 if decoupled else weight_decay), <real>sqrt(1 - settings[3] ** step),
     )
 
 

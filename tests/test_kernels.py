@@ -22,6 +22,7 @@ from kernel_cases import (
     ragged,
     recurrent,
     relative_error,
+    update,
 )
 
 import rnncore
@@ -264,6 +265,29 @@ def test_optimizers_equal_the_reference(level, dtype, name):
         result = updated(level, rule, settings, n, dtype, used)
         expected = updated("numpy", rule, settings, n, np.float64, used)
         assert_close(result, expected, TOLERANCE[dtype], (n, used, settings))
+
+
+@each_level
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("SGD-momentum", (0.1, 0.9, 0.2, 0.1, False)),
+        ("Adagrad", (0.1, 1e-10, 0.1)),
+        ("RMSprop", (0.1, 0.99, 1e-8, 0.9, 0.1)),
+        ("Adam", (0.1, 0.9, 0.999, 1e-8, 0.1, False)),
+    ],
+)
+def test_what_optimizers_keep_is_exact_from_the_first_update_on(level, name, settings):
+    """Averages that begin at zero consist of what is new alone, such as (1 - 0.999) of the first square."""
+    rule, (lr, *others), n = name.partition("-")[0], settings, 33
+    kept = []
+    for these, dtype in ((kernels.load(level), np.float32), (NUMPY, np.float64)):
+        draw = Draw(0, dtype)
+        param, slots = draw.array(n), [np.zeros(n, dtype) for _ in SLOTS[name]]
+        for step in (1, 2, 3):
+            update(these, rule, param, draw.array(n), slots, lr, step, *others)
+        kept.append({f"slot{i}": array for i, array in enumerate(slots)})
+    assert_close(*kept, 1e-6)
 
 
 @each_level
