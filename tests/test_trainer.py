@@ -320,7 +320,7 @@ def test_a_gradient_that_is_no_number_stops_training():
         ({"clip_value": -1}, ValueError, r"clip_value must lie in \(0, inf\), got -1"),
         ({"clip_norm": 1, "clip_value": 1}, ValueError, "clip_norm and clip_value exclude each other"),
         ({"reduction": "max"}, ValueError, "reduction must be one of 'mean', 'sum', got 'max'"),
-        ({"bptt": 1}, ValueError, "bptt must be one of 'full', got 1"),
+        ({"bptt": 0}, ValueError, "bptt must be at least 1, got 0"),
     ],
 )
 def test_arguments_that_make_no_sense(options, error, message):
