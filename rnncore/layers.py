@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from rnncore import checks, initializers, kernels
+from rnncore import checks, initializers
 from rnncore.plan import Plan, Plans, States, gradient
 from rnncore.rows import Variable
 
@@ -397,7 +397,7 @@ class Recurrent(Layer):
             y = plan.variable((capacity, H * directions), grad=not (top and last))
             for d, reverse in enumerate(self.directions):
                 k = layer * directions + d
-                stage = getattr(kernels.active, self.kernel)(
+                stage = getattr(plan.kernels, self.kernel)(
                     plan.rows,
                     x,
                     _slice(y, (slice(None), slice(d * H, (d + 1) * H))),
@@ -412,14 +412,14 @@ class Recurrent(Layer):
             if self.dropout and plan.training and not top:
                 x = plan.variable(y.value.shape)
                 mask = plan.mask(H * directions, self.dropout)
-                plan.stages.append(kernels.active.Dropout(plan.rows, y, x, mask))
+                plan.stages.append(plan.kernels.Dropout(plan.rows, y, x, mask))
         if not last:
             return x
         tops = [_slice(final[0], k) for k in range(-directions, 0)]
         if directions == 1:
             return tops[0]
         joined = plan.variable((plan.rows.N, H * directions))
-        plan.stages.append(kernels.active.Join(plan.rows, tops, joined))
+        plan.stages.append(plan.kernels.Join(plan.rows, tops, joined))
         return joined
 
     def config(self) -> dict[str, Any]:
@@ -661,7 +661,7 @@ class Linear(Layer):
         """Append the layer's stage to a plan and return its output."""
         y = plan.variable((x.value.shape[0], self.out_features))
         weights = plan.weights(self, list(self.params))
-        plan.stages.append(kernels.active.Linear(plan.rows, x, y, weights, last=last))
+        plan.stages.append(plan.kernels.Linear(plan.rows, x, y, weights, last=last))
         return y
 
     def config(self) -> dict[str, Any]:
@@ -718,7 +718,7 @@ class Embedding(Layer):
     def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
         """Append the layer's stage to a plan and return its output."""
         y = plan.variable((x.value.shape[0], self.embedding_dim))
-        plan.stages.append(kernels.active.Embedding(plan.rows, x, y, plan.weights(self, ["weight"])))
+        plan.stages.append(plan.kernels.Embedding(plan.rows, x, y, plan.weights(self, ["weight"])))
         return y
 
     def config(self) -> dict[str, Any]:

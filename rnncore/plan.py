@@ -7,6 +7,7 @@ caller's order, (N, T, ...); inside, the batch is packed (see `rnncore.rows`).
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -86,9 +87,13 @@ class Plan:
         Ends the plan; see `rnncore.losses`.
     reduction : {"mean", "sum"}
         Of the loss.
+    implementation : optional
+        Kernels from `rnncore.kernels.load`; those in use if not given.
 
     Attributes
     ----------
+    kernels
+        What the layers take their stages from.
     rows : Rows
         Layout of the packed batch; M valid steps.
     x : Variable
@@ -120,7 +125,9 @@ class Plan:
         input_grads: bool = False,
         loss: str | None = None,
         reduction: str = "mean",
+        implementation: SimpleNamespace | None = None,
     ) -> None:
+        self.kernels = implementation or kernels.active
         self.rows = Rows(N, T)
         self.dtype = layers[0].dtype
         self.vocabulary = layers[0].in_features
@@ -142,7 +149,7 @@ class Plan:
         else:
             self._bounds, self._expected = checks.finite(self.dtype), "expected a finite number"
         checked = tokens or loss  # NaN passes through a network, but nothing is learnt from it
-        self._intake = kernels.active.Intake(self.rows, self.x.value, self._bounds if checked else None)
+        self._intake = self.kernels.Intake(self.rows, self.x.value, self._bounds if checked else None)
 
         last_recurrent = max((i for i, layer in enumerate(layers) if layer.states), default=len(layers))
         y = self.x
@@ -155,7 +162,7 @@ class Plan:
         if output_activation:
             seen = loss in losses.ON_PREDICTION
             self.prediction = self.variable(self.logits.value.shape, grad=seen)
-            self.activation = kernels.active.Activation(
+            self.activation = self.kernels.Activation(
                 self.rows, self.logits, self.prediction, kind=output_activation, last=self.last
             )
             if seen:
@@ -166,8 +173,8 @@ class Plan:
             if loss == "cross_entropy":
                 self.target = np.zeros(len(self.target), np.intp)
             bounds = losses.bounds(loss, self.logits.value.shape[1], self.dtype)
-            self._target_intake = kernels.active.Intake(self.rows, self.target, bounds, last=self.last)
-            self.loss_stage = kernels.active.Loss(
+            self._target_intake = self.kernels.Intake(self.rows, self.target, bounds, last=self.last)
+            self.loss_stage = self.kernels.Loss(
                 self.rows,
                 self.prediction if loss in losses.ON_PREDICTION else self.logits,
                 self.target,

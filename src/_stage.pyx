@@ -293,8 +293,19 @@ cdef class Step:
         self.keep.append(memory)
         return <void**>PyByteArray_AS_STRING(memory)
 
-    def run(self):
+    def run(self, bint first=True, bint last=True, double factor=1.0):
         """Make one update, unless the loss or the norm is not finite: then no parameter changes.
+
+        An update from several batches is a run for each of them.
+
+        Parameters
+        ----------
+        first : bool
+            Zero the parameters' gradients before; otherwise this batch's are added to them.
+        last : bool
+            Change the parameters after.
+        factor : float
+            What the sum of all batches' gradients is multiplied by, in the last run.
 
         Returns
         -------
@@ -302,12 +313,12 @@ cdef class Step:
             The loss before the update.
         """
         with nogil:
-            self.gradients()
-            if isfinite(self.loss) and isfinite(self.norm):
+            self.gradients(first, factor if last else 1.0)
+            if last and isfinite(self.loss) and isfinite(self.norm):
                 self.update()
         return self.loss
 
-    cdef void gradients(self) noexcept nogil:
+    cdef void gradients(self, bint first, double factor) noexcept nogil:
         cdef Run* run = &self.run_
         cdef CStage* stage = run.stages[0]
         cdef Py_ssize_t N = stage.rows.N
@@ -319,7 +330,7 @@ cdef class Step:
             work += 3 * run.stages[i].work * <double>row_count(run.stages[i].rows, run.stages[i].per_sequence)
         parts = parts_for(run, work)
         rnn_parallel(pack_tiles, run, parts)
-        for i in range(run.rule_count):
+        for i in range(run.rule_count if first else 0):
             memset(run.rules[i].grad, 0, run.rules[i].grad_bytes)
         share_rows(stage, threads_for(work, N), &run.shares)
         for phase in range(1 if horizon[2] else max(<Py_ssize_t>1, horizon[0])):
@@ -329,6 +340,8 @@ cdef class Step:
             rnn_parallel(both_shares, run, run.shares.parts)
             rnn_parallel(accumulate_tiles, run, parts)
         for i in range(run.rule_count):
+            if factor != 1:
+                run.rules[i].scale(run.rules[i].plan, factor)
             squares += run.rules[i].sum_of_squares(run.rules[i].plan)
         self.loss = self.value[0]
         self.norm = sqrt(squares)

@@ -51,26 +51,38 @@ class Step:
         self.clip_norm, self.clip_value = clip_norm, clip_value
         self.loss = self.norm = math.nan
 
-    def run(self) -> float:
+    def run(self, first: bool = True, last: bool = True, factor: float = 1.0) -> float:
         """Make one update, unless the loss or the norm is not finite: then no parameter changes.
+
+        An update from several batches is a run for each of them.
+
+        Parameters
+        ----------
+        first : bool
+            Zero the parameters' gradients before; otherwise this batch's are added to them.
+        last : bool
+            Change the parameters after.
+        factor : float
+            What the sum of all batches' gradients is multiplied by, in the last run.
 
         Returns
         -------
         float
             The loss before the update.
         """
-        self.gradients()
-        if math.isfinite(self.loss) and math.isfinite(self.norm):
+        self.gradients(first, factor if last else 1.0)
+        if last and math.isfinite(self.loss) and math.isfinite(self.norm):
             self.update()
         return self.loss
 
-    def gradients(self) -> None:
-        """Run the network forward and back."""
+    def gradients(self, first: bool, factor: float) -> None:
+        """Run the network forward and back, and multiply the gradients so far by the factor."""
         horizon = self.stages[0].rows.horizon
         for stage in self.stages:
             stage.pack()
-        for rule in self.rules:
-            rule.grad.fill(0)
+        if first:
+            for rule in self.rules:
+                rule.grad.fill(0)
         for phase in range(1 if horizon[2] else max(1, horizon[0])):
             horizon[1] = phase
             for stage in self.stages:
@@ -81,6 +93,9 @@ class Step:
                 stage.backward()
             for stage in self.stages:
                 stage.accumulate()
+        if factor != 1:
+            for rule in self.rules:
+                rule.scale(factor)
         self.loss = float(self.value[0])
         self.norm = math.sqrt(sum(rule.sum_of_squares() for rule in self.rules))
 
