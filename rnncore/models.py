@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,11 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rnncore import checks, initializers
-from rnncore.files import replacing
+from rnncore.files import load_arrays, save_arrays
 from rnncore.layers import GRU, LSTM, RNN, Embedding, Layer, Linear, Network, Recurrent, Seed, State
 from rnncore.plan import Plan
-
-FORMAT = 1  # of saved files; a file of a later one is refused
 
 CELLS: dict[str, type[Recurrent]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 LAYERS: dict[str, type[Layer]] = {layer.__name__: layer for layer in (RNN, LSTM, GRU, Linear, Embedding)}
@@ -228,12 +224,7 @@ class Sequential(Network):
         OSError
             If the file cannot be written; one that was there before is then unchanged.
         """
-        from safetensors.numpy import save
-
-        params, config = self.state_dict(), self.config()
-        header = {"format": FORMAT, "checksum": _checksum(params, config), "model": config}
-        with replacing(path) as part:
-            part.write_bytes(save(params, metadata={"rnncore": json.dumps(header)}))
+        save_arrays(path, "model", self.state_dict(), self.config())
 
 
 class SequenceModel(Sequential):
@@ -439,20 +430,8 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     ValueError
         If it is damaged, or no model of this package, or written by a later version.
     """
-    from safetensors import SafetensorError, safe_open
-
-    with open(path, "rb"):
-        pass  # a file that is not there or not readable is an OSError that names it
+    params, config = load_arrays(path, "model")
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = _header(path, file.metadata())
-            params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged, or no model file: {error}") from None
-    try:
-        checksum, config = header["checksum"], header["model"]
-        if checksum != _checksum(params, config):
-            raise ValueError("its content does not match its checksum")
         layers = {}
         for name, options in config.pop("layers").items():
             own = {key.removeprefix(f"{name}."): v for key, v in params.items() if key.startswith(f"{name}.")}
@@ -460,28 +439,6 @@ def load(path: str | os.PathLike[str]) -> Sequential:
         return Sequential(layers, **config)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-
-
-def _header(path: str | os.PathLike[str], metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return what a file's metadata say about the model, if this version can read it."""
-    if not metadata or "rnncore" not in metadata:
-        raise ValueError(f"{path} is no model of rnncore: its metadata has no entry 'rnncore'")
-    try:
-        header = json.loads(metadata["rnncore"])
-        version = header["format"]
-    except (ValueError, TypeError, LookupError):
-        raise ValueError(f"{path} is damaged: its configuration cannot be read") from None
-    if version != FORMAT:
-        raise ValueError(f"{path} has format {version!r}, but this version of rnncore reads format {FORMAT}")
-    return header
-
-
-def _checksum(params: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> int:
-    """Return a number that changes with every bit of the parameters and of the configuration."""
-    checksum = zlib.crc32(json.dumps(config, sort_keys=True).encode())
-    for name in sorted(params):
-        checksum = zlib.crc32(params[name].tobytes(), zlib.crc32(name.encode(), checksum))
-    return checksum
 
 
 def _check_chain(layers: Mapping[str, Layer]) -> None:
