@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,10 +14,12 @@ import click
 import numpy as np
 
 import rnncore
-from rnncore import kernels, pictures, recipes, tasks
+from rnncore import kernels, recipes, tasks
+from rnncore.commands.common import require_writable, show_metrics, training_options, write
 from rnncore.tasks.addition import encode, report
 
 SHOWN = ((8, 4), (16, 2), (64, 1))  # bits and number of the sums that are printed
+TASKS: dict[str, Callable[..., tasks.Task]] = {"addition": tasks.BinaryAddition}  # from their configurations
 
 
 def main() -> NoReturn:
@@ -91,20 +93,12 @@ def train() -> None:
     help="tutorial: one sum an update, plain gradient descent, no biases.",
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Number of updates.  [default: the recipe's]")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("runs/addition"),
-    show_default=True,
-    help="Folder to write to.",
-)
-@click.option("--quiet", is_flag=True, help="No progress bar and no sums.")
+@training_options("addition")
 def train_addition(recipe: str, steps: int | None, seed: int, out: Path, quiet: bool) -> None:
     """Teach a network to add binary numbers, and test it on sums longer than any it has seen."""
     from tqdm import tqdm
 
-    _require_writable(out)
+    require_writable(out)
     length = {} if steps is None else {"steps": steps}
     if recipe == "tutorial":
         say = None if quiet else tqdm.write
@@ -115,27 +109,8 @@ def train_addition(recipe: str, steps: int | None, seed: int, out: Path, quiet: 
         for bits, count in SHOWN:
             x, _ = encode(run.task.sums(bits, count), bits)
             click.echo(report(x, run.model.predict(x), separator="\n    "))
-    _show_metrics(run.metrics)
-    names = run.write(out)
-    click.echo(f"written to {out}: {', '.join(names)}")
-    if not pictures.available():
-        click.echo('no picture without matplotlib: pip install "rnncore[plot]"')
-
-
-def _require_writable(folder: Path) -> None:
-    """Raise OSError unless files can be written there: before a long run, not after it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
-
-
-def _show_metrics(metrics: dict[str, float]) -> None:
-    for name, value in metrics.items():
-        kind, _, bits = name.partition("_")
-        if kind == "exact":
-            click.echo(f"exact sums of {bits:>2} bits  {value:.2%}")
-        else:
-            click.echo(f"{name} {value:.4g}")
+    show_metrics(run.metrics)
+    write(run, out)
 
 
 @cli.command()
@@ -144,14 +119,15 @@ def evaluate(model: Path) -> None:
     """Test a trained MODEL: a folder that `rnncore train` has written, or a model file in one."""
     path = model / "model.safetensors" if model.is_dir() else model
     network = rnncore.load(path)
-    _show_metrics(_task_of(path).evaluate(network))
+    show_metrics(_task_of(path).evaluate(network))
 
 
-def _task_of(path: Path) -> tasks.BinaryAddition:
+def _task_of(path: Path) -> tasks.Task:
     """Return the task that a model file was trained on, as the metrics beside it tell."""
     about = path.with_name("metrics.json")
     try:
         config = json.loads(about.read_text(encoding="utf-8"))["task"]
-        return {"addition": tasks.BinaryAddition}[config.pop("name")](**config)
+        make = TASKS[config.pop("name")]
+        return make(**config)
     except (ValueError, TypeError, LookupError, AttributeError):
         raise ValueError(f"{about} does not tell which task the model was trained on") from None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -14,24 +14,40 @@ from rnncore import pictures
 from rnncore.files import replacing
 from rnncore.models import SequenceModel
 from rnncore.optimizers import SGD, Adam
-from rnncore.tasks import BinaryAddition
+from rnncore.tasks import BinaryAddition, Task
 from rnncore.tasks.addition import encode, report, score
 from rnncore.trainer import History, Trainer
 
 
-class Run(NamedTuple):
+class WrittenTask(Task, Protocol):
+    """A task that can tell how it is made, and draw its metrics."""
+
+    def config(self) -> dict[str, Any]:
+        """Return what makes such a task again, in plain types."""
+
+    def draw(self, path: str | os.PathLike[str], metrics: Mapping[int, Mapping[str, float]]) -> None:
+        """Draw what `validate` gave, by the number of updates until then, into a PNG file."""
+
+
+AnyTask = TypeVar("AnyTask", bound=WrittenTask)
+
+
+class Run(NamedTuple, Generic[AnyTask]):
     """A finished training run.
 
     Attributes
     ----------
-    task : BinaryAddition
+    name : str
+        Of the task.
+    task : Task
     model : SequenceModel
     history : History
     metrics : dict of str to float
         Of the trained model.
     """
 
-    task: BinaryAddition
+    name: str
+    task: AnyTask
     model: SequenceModel
     history: History
     metrics: dict[str, float]
@@ -48,7 +64,7 @@ class Run(NamedTuple):
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        about = {"task": {"name": "addition", **self.task.config()}, "metrics": self.metrics}
+        about = {"task": {"name": self.name, **self.task.config()}, "metrics": self.metrics}
         self.model.save(folder / "model.safetensors")
         with replacing(folder / "metrics.json") as part:
             part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -62,7 +78,7 @@ class Run(NamedTuple):
         return names
 
 
-def addition(seed: int = 0, steps: int = 800, *, progress: bool = True) -> Run:
+def addition(seed: int = 0, steps: int = 800, *, progress: bool = True) -> Run[BinaryAddition]:
     """Train a small network to add, from many random 8-bit sums at once.
 
     Parameters
@@ -79,7 +95,7 @@ def addition(seed: int = 0, steps: int = 800, *, progress: bool = True) -> Run:
     model = task.model(seed=rng)
     trainer = Trainer(model, "bce", Adam(lr=0.03), seed=rng)
     history = trainer.fit(task, steps, validate_every=20, progress=progress)
-    return Run(task, model, history, task.evaluate(model))
+    return Run("addition", task, model, history, task.evaluate(model))
 
 
 def tutorial_addition(
@@ -90,7 +106,7 @@ def tutorial_addition(
     every: int = 100,
     say: Callable[[str], None] | None = None,
     progress: bool = True,
-) -> Run:
+) -> Run[BinaryAddition]:
     """Train as the tutorials do, from the same random numbers: one sum an update, sigmoid units, no biases.
 
     Every weight is uniform in [-1, 1); the loss is half the squared error after the sigmoid, summed over the
@@ -137,4 +153,4 @@ def tutorial_addition(
             longer = task.exact(model, 10, count=1000)
             history.metrics[step + 1] = {"error": error, "exact_8": exact, "exact_10": longer}
             recent.clear()
-    return Run(task, model, history, task.evaluate(model))
+    return Run("addition", task, model, history, task.evaluate(model))

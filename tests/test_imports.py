@@ -28,6 +28,7 @@ ORDER = [
     "trainer",
     "recipes",
     "",  # the package itself
+    "commands",
     "cli",
 ]
 COMPILED = "_cpu"  # besides the kernels, which are imported by name

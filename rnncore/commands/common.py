@@ -1,0 +1,61 @@
+"""What commands share: options, and what is printed and written when a run is over."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rnncore import pictures, recipes
+
+Command = Callable[..., Any]
+
+
+def training_options(name: str) -> Callable[[Command], Command]:
+    """Return a decorator that adds the options of every training command, which has that name."""
+    options = [
+        click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True),
+        click.option(
+            "--out",
+            type=click.Path(file_okay=False, path_type=Path),
+            default=Path("runs") / name,
+            show_default=True,
+            help="Folder to write to.",
+        ),
+        click.option("--quiet", is_flag=True, help="No progress bar, and metrics only."),
+    ]
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def require_writable(folder: Path) -> None:
+    """Raise OSError unless files can be written there: before a long run, not after it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def show_metrics(metrics: dict[str, float]) -> None:
+    """Print one metric a line."""
+    for name, value in metrics.items():
+        kind, _, bits = name.partition("_")
+        if kind == "exact":
+            click.echo(f"exact sums of {bits:>2} bits  {value:.2%}")
+        else:
+            click.echo(f"{name} {value:.4g}")
+
+
+def write(run: recipes.Run[Any], out: Path) -> None:
+    """Write a finished run and say so."""
+    names = run.write(out)
+    click.echo(f"written to {out}: {', '.join(names)}")
+    if not pictures.available():
+        click.echo('no picture without matplotlib: pip install "rnncore[plot]"')
