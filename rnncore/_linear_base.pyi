@@ -17,3 +17,6 @@ class Embedding(Stage):
 
 class Dropout(Stage):
     def __init__(self, rows: Rows, x: Variable, y: Variable, mask: np.ndarray) -> None: ...
+
+class Join(Stage):
+    def __init__(self, rows: Rows, parts: Sequence[Variable], y: Variable) -> None: ...
