@@ -52,7 +52,7 @@ def test_unknown_kernels():
 
 
 def chosen(**environment: str) -> subprocess.CompletedProcess:
-    """Import the installed package (-P: not the sources at hand) in a fresh interpreter and print its choice."""
+    """Import the installed package (hence -P) in a fresh interpreter and print its choice."""
     program = "from rnncore import kernels; print(kernels.active.name)"
     env = {name: value for name, value in os.environ.items() if name != "RNNCORE_KERNELS"} | environment
     return subprocess.run(
