@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rnncore import initializers, losses, optimizers, tasks
+from rnncore import initializers, losses, optimizers, schedules, tasks
 from rnncore.layers import GRU, LSTM, RNN, Embedding, Linear
 from rnncore.models import SequenceModel, Sequential, Stream, load
 from rnncore.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "losses",
     "optimizers",
+    "schedules",
     "tasks",
 ]
 

@@ -2,52 +2,64 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from rnncore import checks, kernels, losses, optimizers
-from rnncore.files import replacing
+from rnncore import checks, diagnosis, kernels, losses, optimizers
+from rnncore.checkpoints import Course, Epochs, History, sweep
 from rnncore.layers import Seed, State
 from rnncore.models import Sequential
 from rnncore.plan import Plan, Plans
+from rnncore.schedules import EarlyStopping, Schedule, describe
 from rnncore.tasks.task import Batch, Task
 
+__all__ = ["History", "Trainer"]
+
 REDUCTIONS = ("mean", "sum")
+Callback = Callable[[int, float], Any]
 REPORT_EVERY = 0.1  # seconds between two looks of the progress bar
 
 
-class History:
-    """How a run went.
+class Interruption:
+    """Puts Ctrl-C off, so that it does not come between the parts of an update; a second one comes at once.
+
+    Parameters
+    ----------
+    active : bool
+        Otherwise, and outside the main thread, Ctrl-C stays what it is.
 
     Attributes
     ----------
-    loss : list of float
-        Of every update.
-    metrics : dict of int to dict of str to float
-        What ``task.validate(model)`` gave, by the number of updates made until then.
+    came : bool
     """
 
-    def __init__(self) -> None:
-        self.loss: list[float] = []
-        self.metrics: dict[int, dict[str, float]] = {}
+    def __init__(self, active: bool) -> None:
+        self.came = False
+        self._active = active and threading.current_thread() is threading.main_thread()
 
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write a line for every update: step (from 1), loss, and the metrics measured after it, if any."""
-        names = list(dict.fromkeys(name for metrics in self.metrics.values() for name in metrics))
-        with replacing(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["step", "loss", *names])
-            for step, loss in enumerate(self.loss, 1):
-                metrics = self.metrics.get(step, {})
-                writer.writerow([step, loss, *(metrics.get(name, "") for name in names)])
+    def __enter__(self) -> Interruption:
+        # where Ctrl-C means something else, it is left alone
+        self._active = self._active and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._active:
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.came = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, *error: object) -> None:
+        if self._active:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Trainer:
@@ -110,6 +122,8 @@ class Trainer:
         if bptt != "full" and any(getattr(layer, "bidirectional", False) for layer in model.chain):
             raise ValueError("bptt must be 'full' for a bidirectional model: each step reaches all others")
         self.rng = np.random.default_rng(seed)
+        if self.rng is model.rng:  # batches can be drawn again only if nothing else is drawn in between
+            (self.rng,) = self.rng.spawn(1)
         self.optimizer = optimizers.get(optimizer)
         self.optimizer.bind([layer.flat for layer in model.chain])
         self._plans = Plans()
@@ -152,12 +166,45 @@ class Trainer:
         plan.draw(self.model.rng)
         self._latest, self._state = plan, None
         step = plan.step
-        loss = step.run()
-        if not math.isfinite(loss):
-            self._stop(plan, f"the loss is {loss}")
-        if not math.isfinite(step.norm):
-            self._stop(plan, f"the norm of the gradients is {step.norm}")
+        loss: float = step.run()
+        if not (math.isfinite(loss) and math.isfinite(step.norm)):
+            self._stop(plan)
         return loss
+
+    def accumulate(self, batches: Sequence[Batch]) -> float:
+        """Make one update from several batches, by the mean of their gradients (reduction "sum": by the sum).
+
+        Batches of one size act as one that is as large as all of them, in the memory of one.
+
+        Parameters
+        ----------
+        batches : sequence of Batch
+            Whose `carry` is followed.
+
+        Returns
+        -------
+        float
+            The mean (or sum) of their losses before the update.
+
+        Raises
+        ------
+        ValueError, TypeError, FloatingPointError
+            As `step`; the parameters stay unchanged.
+        """
+        if not batches:
+            raise ValueError("batches must not be empty")
+        share = 1 / len(batches) if self.reduction == "mean" else 1.0
+        total = 0.0
+        for k, batch in enumerate(batches, 1):
+            state = self.state if batch.carry else None
+            plan = self._load(batch.x, batch.y, batch.lengths, state, training=True)
+            plan.draw(self.model.rng)
+            self._latest, self._state = plan, None
+            step = plan.step
+            total += step.run(k == 1, k == len(batches), share)
+            if not (math.isfinite(step.loss) and math.isfinite(step.norm)):
+                self._stop(plan)
+        return total * share
 
     @property
     def grad_norm(self) -> float:
@@ -184,8 +231,14 @@ class Trainer:
         steps: int | None = None,
         *,
         epochs: int | None = None,
+        accumulate: int = 1,
         validate_every: int | None = None,
-        callback: Callable[[int, float], None] | None = None,
+        schedule: Schedule | None = None,
+        early_stopping: EarlyStopping | None = None,
+        callbacks: Sequence[Callback] = (),
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = False,
         progress: bool = True,
     ) -> History:
         """Make many updates.
@@ -194,44 +247,146 @@ class Trainer:
         ----------
         task : Task
         steps : int, optional
-            Number of updates; epochs follow one another until then.
+            Number of updates of the whole run; epochs follow one another until then.
         epochs : int, optional
             Number of passes over the task's batches. One of the two at least; the first reached ends the run.
+        accumulate : int, default 1
+            Batches for each update; see `accumulate`.
         validate_every : int, optional
             Put ``task.validate(model)`` into the history after every so many updates, and at the end.
-        callback : callable, optional
-            Called as ``callback(step, loss)`` after every update, step counting from 1.
+        schedule : Schedule, optional
+            Of the learning rate, which is the optimizer's own again when the run is over; see
+            `rnncore.schedules`.
+        early_stopping : EarlyStopping, optional
+            When to end the run before its time. The model has its best weights in the end, however the run
+            ended.
+        callbacks : sequence of callable
+            Each is called as ``callback(step, loss)`` after every update, step counting from 1. One that
+            returns True ends the run.
+        checkpoint : path, optional
+            File that tells where the run stands. It is written when the run is over, or stopped by Ctrl-C
+            (which then waits for the update to be whole) or by a loss or gradient that is no number.
+        checkpoint_every : int, optional
+            Write it after every so many updates as well.
+        resume : bool
+            Go on from the checkpoint, if the file is there, with the bits of a run that never stopped.
+            Trainer and task must be made as they were, but for the optimizer's settings: the file has them.
         progress : bool
             Show a progress bar.
 
         Returns
         -------
         History
+            Of the whole run, from its first beginning.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For an argument that makes no sense, a batch that `step` refuses, or a checkpoint that is damaged
+            or of another run.
+        FloatingPointError
+            If the loss or a gradient is infinite or no number. The parameters are those before that update;
+            a resumed run goes on behind it.
+        KeyboardInterrupt
         """
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         if steps is None and epochs is None:
             raise ValueError("fit needs steps or epochs")
-        steps = None if steps is None else checks.integer("steps", steps, minimum=0)
+        if validate_every is None and early_stopping is not None:
+            raise ValueError("early_stopping needs validate_every")
+        if checkpoint is None and (checkpoint_every is not None or resume):
+            raise ValueError("checkpoint_every and resume need checkpoint")
+        limit = math.inf if steps is None else checks.integer("steps", steps, minimum=0)
         epochs = None if epochs is None else checks.integer("epochs", epochs, minimum=0)
-        every = math.inf if validate_every is None else checks.integer("validate_every", validate_every)
-        history = History()
-        loss = history.loss
+        accumulate = checks.integer("accumulate", accumulate)
+        validate = math.inf if validate_every is None else checks.integer("validate_every", validate_every)
+        save = math.inf if checkpoint_every is None else checks.integer("checkpoint_every", checkpoint_every)
+
+        course = Course(
+            self.model,
+            self.optimizer,
+            Epochs(task, self.rng, epochs),
+            schedule,
+            early_stopping,
+            self._settings(accumulate, validate_every, schedule, early_stopping),
+        )
+        if checkpoint is not None:
+            sweep(checkpoint)
+            if resume and os.path.exists(checkpoint):
+                self._latest, self._state = None, course.load(checkpoint)
+        history, loss = course.history, course.history.loss
+        batches = iter(course.batches)
         due = 0.0
-        with tqdm(total=steps, unit="step", disable=not progress) as bar:
-            for batch in itertools.islice(self._batches(task, epochs), steps):
-                loss.append(self.step(batch.x, batch.y, batch.lengths, self.state if batch.carry else None))
-                if len(loss) % every == 0:
-                    history.metrics[len(loss)] = task.validate(self.model)
-                if callback:
-                    callback(len(loss), loss[-1])
-                if time.monotonic() >= due:
-                    _report(bar, loss)
-                    due = time.monotonic() + REPORT_EVERY
-            _report(bar, loss)
+        with (
+            Interruption(active=checkpoint is not None) as interruption,
+            tqdm(total=steps, initial=len(loss), unit="step", disable=not progress) as bar,
+        ):
+            over = early_stopping is not None and early_stopping.over
+            failure = None
+            try:
+                while len(loss) < limit and not over:
+                    group = list(itertools.islice(batches, accumulate))
+                    if not group:
+                        break
+                    if schedule:
+                        self.optimizer.lr = course.lr * schedule.factor(len(loss))
+                    loss.append(self._learn(group))
+                    step = len(loss)
+                    if step % validate == 0:
+                        course.validate()
+                        over = early_stopping is not None and early_stopping.over
+                    for callback in callbacks:
+                        over = callback(step, loss[-1]) is True or over
+                    if checkpoint is not None and step % save == 0:
+                        course.save(checkpoint, self.state)
+                    if time.monotonic() >= due:
+                        _report(bar, loss, self.optimizer.lr)
+                        due = time.monotonic() + REPORT_EVERY
+                    over = over or interruption.came
+                _report(bar, loss, self.optimizer.lr)
+            except FloatingPointError as error:
+                failure = error
+            if checkpoint is not None:
+                course.save(checkpoint, self.state)
+        if schedule:
+            self.optimizer.lr = course.lr
+        if failure:
+            raise failure
+        if interruption.came:
+            raise KeyboardInterrupt
         if validate_every and loss and len(loss) not in history.metrics:
-            history.metrics[len(loss)] = task.validate(self.model)
+            course.validate()
+        if course.best:
+            self.model.load_state_dict(course.best)
         return history
+
+    def _settings(
+        self, accumulate: int, validate_every: int | None, *rules: Schedule | EarlyStopping | None
+    ) -> dict[str, Any]:
+        """Return what cannot differ between a run and its resumption, by name, in plain types."""
+        schedule, early_stopping = (describe(rule) if rule else None for rule in rules)
+        return {
+            "model": self.model.config(),
+            "loss": self.loss,
+            "reduction": self.reduction,
+            "clip_norm": self.clip_norm,
+            "clip_value": self.clip_value,
+            "bptt": self.bptt,
+            "optimizer": type(self.optimizer).__name__,
+            "generators": [type(rng.bit_generator).__name__ for rng in (self.rng, self.model.rng)],
+            "accumulate": accumulate,
+            "validate_every": validate_every,
+            "schedule": schedule,
+            "early_stopping": early_stopping,
+        }
+
+    def _learn(self, group: Sequence[Batch]) -> float:
+        """Make an update from a batch or several."""
+        if len(group) > 1:
+            return self.accumulate(group)
+        (batch,) = group
+        return self.step(batch.x, batch.y, batch.lengths, self.state if batch.carry else None)
 
     def measure(
         self,
@@ -259,15 +414,6 @@ class Trainer:
     def evaluate(self, task: Task) -> dict[str, float]:
         """Return how well the model does on what the task holds out: ``task.evaluate(model)``."""
         return task.evaluate(self.model)
-
-    def _batches(self, task: Task, epochs: int | None) -> Iterator[Batch]:
-        """Yield the batches of one epoch after another."""
-        for _ in itertools.count() if epochs is None else range(epochs):
-            batch = None
-            for batch in task.batches(self.rng):
-                yield batch
-            if batch is None:
-                raise ValueError("task.batches() gave no batch")
 
     def _load(
         self, x: npt.ArrayLike, y: npt.ArrayLike, lengths: npt.ArrayLike | None, state: State, training: bool
@@ -322,15 +468,19 @@ class Trainer:
             )
         return plan
 
-    def _stop(self, plan: Plan, what: str) -> NoReturn:
-        self._state = self.model.wrap_states(plan.read_initial())  # as if the step had not been
+    def _stop(self, plan: Plan) -> NoReturn:
+        """Raise FloatingPointError for a step that failed, as if it had not been."""
+        loss, norm = plan.step.loss, plan.step.norm
+        what = f"the norm of the gradients is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+        where = diagnosis.locate(self.model, plan, self.reduction)
+        self._state = self.model.wrap_states(plan.read_initial())
         raise FloatingPointError(
-            f"{what} at update {self.optimizer.steps + 1}: the parameters stay as they were"
+            f"{what} at update {self.optimizer.steps + 1}: the parameters stay as they were. {where}"
         )
 
 
-def _report(bar: Any, loss: list[float]) -> None:
-    """Bring the progress bar up to date, with the mean of the latest losses."""
+def _report(bar: Any, loss: list[float], lr: float) -> None:
+    """Bring the progress bar up to date, with the mean of the latest losses and the learning rate."""
     if latest := loss[-100:]:
-        bar.set_postfix_str(f"loss {sum(latest) / len(latest):.4g}", refresh=False)
+        bar.set_postfix_str(f"loss {sum(latest) / len(latest):.4g}, lr {lr:.3g}", refresh=False)
     bar.update(len(loss) - bar.n)

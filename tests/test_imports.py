@@ -24,7 +24,10 @@ ORDER = [
     "layers",
     "models",
     "pictures",
+    "schedules",
     "tasks",
+    "checkpoints",
+    "diagnosis",
     "trainer",
     "recipes",
     "",  # the package itself

@@ -369,11 +369,11 @@ def test_fit_learns_with_a_progress_bar(capsys):
     assert f"loss {np.mean(losses[-100:]):.4g}" in bar
 
 
-def test_validation_and_callback():
-    trainer, task, called = make("adam"), Counting(), []
-    history = trainer.fit(
-        task, 7, validate_every=3, callback=lambda step, loss: called.append((step, loss)), progress=False
-    )
+def test_validation_and_callbacks():
+    trainer, task, called, also = make("adam"), Counting(), [], []
+    callbacks = [lambda step, loss: called.append((step, loss)), lambda step, loss: also.append(step)]
+    history = trainer.fit(task, 7, validate_every=3, callbacks=callbacks, progress=False)
+    assert also == list(range(1, 8))
     assert list(history.metrics) == [3, 6, 7]
     assert [metrics["calls"] for metrics in history.metrics.values()] == [1, 2, 3]
     assert called == list(enumerate(history.loss, 1))

@@ -1,0 +1,309 @@
+"""Learning-rate schedules, and early stopping: what steers a run from outside the gradient.
+
+A schedule is given to `Trainer.fit`, and says at every update what the optimizer's learning rate is
+multiplied by. Rules are PyTorch's; ``t`` is the number of updates that the run has made so far.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from rnncore import checks
+
+MODES = ("min", "max")
+
+
+class Schedule(ABC):
+    """What all schedules share; most depend on t alone and keep nothing."""
+
+    @abstractmethod
+    def factor(self, t: int) -> float:
+        """Return what the learning rate is multiplied by after t updates."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a schedule again, in plain types."""
+
+    def observe(self, metrics: Mapping[str, float]) -> None:  # noqa: B027
+        """Take notice of what a validation gave."""
+
+    def reset(self) -> None:  # noqa: B027
+        """Begin anew."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a later factor depends on besides t, in plain types."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Restore what `state_dict` returned."""
+
+
+class Constant(Schedule):
+    """The learning rate of the optimizer."""
+
+    def factor(self, t: int) -> float:
+        """Return what the learning rate is multiplied by after t updates."""
+        return 1.0
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a schedule again."""
+        return {}
+
+
+class StepDecay(Schedule):
+    """Lower the learning rate at regular intervals: decay^⌊t / every⌋.
+
+    Parameters
+    ----------
+    every : int
+        Updates.
+    decay : float, default 0.1
+    """
+
+    def __init__(self, every: int, decay: float = 0.1) -> None:
+        self.every = checks.integer("every", every)
+        self.decay = checks.real("decay", decay)
+
+    def factor(self, t: int) -> float:
+        """Return what the learning rate is multiplied by after t updates."""
+        return self.decay ** (t // self.every)
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a schedule again."""
+        return {"every": self.every, "decay": self.decay}
+
+
+class Cosine(Schedule):
+    """Go down along half a cosine, then stay (Loshchilov & Hutter, *SGDR*, 2017, without restarts).
+
+    ::
+
+        final + (1 - final) (1 + cos(π min(t, steps) / steps)) / 2
+
+    Parameters
+    ----------
+    steps : int
+        Updates until the end of the descent.
+    final : float, default 0
+        Factor there.
+    """
+
+    def __init__(self, steps: int, final: float = 0.0) -> None:
+        self.steps = checks.integer("steps", steps)
+        self.final = checks.real("final", final)
+
+    def factor(self, t: int) -> float:
+        """Return what the learning rate is multiplied by after t updates."""
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * min(t / self.steps, 1.0))) / 2
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a schedule again."""
+        return {"steps": self.steps, "final": self.final}
+
+
+class WarmUp(Schedule):
+    """Go up linearly, (t + 1) / steps for t < steps, and then follow another schedule from its start.
+
+    Parameters
+    ----------
+    steps : int
+        Updates until the whole learning rate is reached.
+    then : Schedule, optional
+        What comes after; constant if not given.
+    """
+
+    def __init__(self, steps: int, then: Schedule | None = None) -> None:
+        self.steps = checks.integer("steps", steps)
+        self.then = Constant() if then is None else then
+        if not isinstance(self.then, Schedule):
+            raise TypeError(f"then must be a schedule, got {type(then).__name__}")
+
+    def factor(self, t: int) -> float:
+        """Return what the learning rate is multiplied by after t updates."""
+        return (t + 1) / self.steps if t < self.steps else self.then.factor(t - self.steps)
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a schedule again."""
+        return {"steps": self.steps, "then": describe(self.then)}
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Take notice of what a validation gave."""
+        self.then.observe(metrics)
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.then.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the schedule that comes after."""
+        return self.then.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.then.load_state_dict(state)
+
+
+class Watch:
+    """Follows a metric: its best value, and for how many validations there has been no better one.
+
+    Parameters
+    ----------
+    metric : str
+        One of those that ``task.validate`` gives.
+    mode : {"min", "max"}
+        Which is better: less or more.
+    min_delta : float
+        By how much a value must be better than the best to count.
+
+    Attributes
+    ----------
+    best : float
+        Infinite at first.
+    waited : int
+        Validations since.
+    """
+
+    def __init__(self, metric: str, mode: str, min_delta: float) -> None:
+        self.metric = metric
+        self.mode = checks.choice("mode", mode, MODES)
+        self.min_delta = checks.real("min_delta", min_delta)
+        self.best = math.inf if self.mode == "min" else -math.inf
+        self.waited = 0
+
+    def improves(self, metrics: Mapping[str, float]) -> bool:
+        """Take the next value in and return whether it is the best so far; NaN never is.
+
+        Raises
+        ------
+        ValueError
+            If the metric is not among those measured.
+        """
+        if self.metric not in metrics:
+            names = ", ".join(metrics)
+            raise ValueError(f"metric must be one that validation gives ({names}), got {self.metric!r}")
+        value = float(metrics[self.metric])
+        gain = value - self.best if self.mode == "max" else self.best - value
+        if gain > self.min_delta:
+            self.best, self.waited = value, 0
+            return True
+        self.waited += 1
+        return False
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.best = math.inf if self.mode == "min" else -math.inf
+        self.waited = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return best value and waiting time."""
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.best, self.waited = state["best"], state["waited"]
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a watch again, in plain types."""
+        return {"metric": self.metric, "mode": self.mode, "min_delta": self.min_delta}
+
+
+class ReduceOnPlateau(Schedule):
+    """Lower the learning rate whenever a metric has not become better for a while.
+
+    Parameters
+    ----------
+    metric : str
+        One of those that ``task.validate`` gives; needs ``fit(..., validate_every=...)``.
+    mode : {"min", "max"}
+        Which is better: less or more.
+    decay : float, default 0.1
+        Factor at each plateau.
+    patience : int, default 10
+        So many validations without a better value are allowed; one more is a plateau.
+    min_delta : float, default 0
+        By how much a value must be better than the best to count.
+    lowest : float, default 0
+        Factor below which the learning rate does not go.
+    """
+
+    def __init__(
+        self,
+        metric: str,
+        mode: str = "min",
+        *,
+        decay: float = 0.1,
+        patience: int = 10,
+        min_delta: float = 0.0,
+        lowest: float = 0.0,
+    ) -> None:
+        self.decay = checks.real("decay", decay, high=1.0)
+        self.patience = checks.integer("patience", patience, minimum=0)
+        self.lowest = checks.real("lowest", lowest)
+        self.watch = Watch(metric, mode, min_delta)
+        self.reached = 1.0
+
+    def factor(self, t: int) -> float:
+        """Return what the learning rate is multiplied by after t updates."""
+        return self.reached
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Take notice of what a validation gave."""
+        if not self.watch.improves(metrics) and self.watch.waited > self.patience:
+            self.reached = max(self.reached * self.decay, self.lowest)
+            self.watch.waited = 0
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.watch.reset()
+        self.reached = 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return best value, waiting time and factor."""
+        return {**self.watch.state_dict(), "factor": self.reached}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.watch.load_state_dict(state)
+        self.reached = state["factor"]
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a schedule again."""
+        own = {"decay": self.decay, "patience": self.patience, "lowest": self.lowest}
+        return {**self.watch.config(), **own}
+
+
+class EarlyStopping(Watch):
+    """End a run when a metric has not become better for a while, and go back to the weights that were best.
+
+    Parameters
+    ----------
+    metric : str
+        One of those that ``task.validate`` gives; needs ``fit(..., validate_every=...)``.
+    mode : {"min", "max"}
+        Which is better: less or more.
+    patience : int, default 10
+        After so many validations without a better value the run ends.
+    min_delta : float, default 0
+        By how much a value must be better than the best to count.
+    """
+
+    def __init__(self, metric: str, mode: str = "min", *, patience: int = 10, min_delta: float = 0.0) -> None:
+        super().__init__(metric, mode, min_delta)
+        self.patience = checks.integer("patience", patience)
+
+    @property
+    def over(self) -> bool:
+        """Whether patience is at its end."""
+        return self.waited >= self.patience
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a rule again."""
+        return {**super().config(), "patience": self.patience}
+
+
+def describe(rule: Schedule | Watch) -> dict[str, Any]:
+    """Return a rule in plain types."""
+    return {"type": type(rule).__name__, **rule.config()}
