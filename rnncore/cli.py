@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -15,11 +14,23 @@ import numpy as np
 
 import rnncore
 from rnncore import kernels, recipes, tasks
-from rnncore.commands.common import require_writable, show_metrics, training_options, write
+from rnncore.commands.chars import sample_text, train_chars, train_words
+from rnncore.commands.common import (
+    model_file,
+    require_writable,
+    show_metrics,
+    task_config,
+    training_options,
+    write,
+)
 from rnncore.tasks.addition import encode, report
 
 SHOWN = ((8, 4), (16, 2), (64, 1))  # bits and number of the sums that are printed
-TASKS: dict[str, Callable[..., tasks.Task]] = {"addition": tasks.BinaryAddition}  # from their configurations
+# tasks by their names, made from their configurations
+TASKS: dict[str, Callable[..., tasks.Task]] = {
+    "addition": tasks.BinaryAddition,
+    "chars": tasks.CharLM.from_config,
+}
 
 
 def main() -> NoReturn:
@@ -113,21 +124,27 @@ def train_addition(recipe: str, steps: int | None, seed: int, out: Path, quiet: 
     write(run, out)
 
 
+train.add_command(train_chars)
+train.add_command(train_words)
+cli.add_command(sample_text)
+
+
 @cli.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 def evaluate(model: Path) -> None:
     """Test a trained MODEL: a folder that `rnncore train` has written, or a model file in one."""
-    path = model / "model.safetensors" if model.is_dir() else model
+    path = model_file(model)
     network = rnncore.load(path)
     show_metrics(_task_of(path).evaluate(network))
 
 
 def _task_of(path: Path) -> tasks.Task:
     """Return the task that a model file was trained on, as the metrics beside it tell."""
-    about = path.with_name("metrics.json")
+    config = task_config(path)
     try:
-        config = json.loads(about.read_text(encoding="utf-8"))["task"]
-        make = TASKS[config.pop("name")]
-        return make(**config)
-    except (ValueError, TypeError, LookupError, AttributeError):
-        raise ValueError(f"{about} does not tell which task the model was trained on") from None
+        return TASKS[config.pop("name")](**config)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        about = path.with_name("metrics.json")
+        raise ValueError(
+            f"{about}: the task the model was trained on cannot be made again: {error}"
+        ) from None

@@ -14,7 +14,7 @@ from rnncore import pictures
 from rnncore.files import replacing
 from rnncore.models import SequenceModel
 from rnncore.optimizers import SGD, Adam
-from rnncore.tasks import BinaryAddition, Task
+from rnncore.tasks import BinaryAddition, CharLM, Task
 from rnncore.tasks.addition import encode, report, score
 from rnncore.trainer import History, Trainer
 
@@ -154,3 +154,90 @@ def tutorial_addition(
             history.metrics[step + 1] = {"error": error, "exact_8": exact, "exact_10": longer}
             recent.clear()
     return Run("addition", task, model, history, task.evaluate(model))
+
+
+def characters(
+    task: CharLM,
+    seed: int = 0,
+    steps: int = 2000,
+    *,
+    lr: float = 3e-3,
+    bptt: int | str = "full",
+    progress: bool = True,
+    **options: Any,
+) -> Run[CharLM]:
+    """Train a language model on a text: Adam, gradients clipped to norm 5.
+
+    Parameters
+    ----------
+    task : CharLM
+        Of a text.
+    seed : int, default 0
+        For the first weights.
+    steps : int, default 2000
+        Number of updates.
+    lr : float, default 0.003
+        Learning rate.
+    bptt : "full" or int
+        How far the gradient goes back within a chunk; see `Trainer`.
+    progress : bool
+        Show a progress bar.
+    options
+        For ``task.model``: hidden_size, cell, num_layers, ...
+    """
+    model = task.model(**options, seed=seed)
+    trainer = Trainer(model, "cross_entropy", Adam(lr=lr), clip_norm=5.0, bptt=bptt)
+    history = trainer.fit(task, steps, validate_every=100, progress=progress)
+    before = 0
+    for step, metrics in history.metrics.items():
+        metrics["training_loss"] = float(np.mean(history.loss[before:step]))
+        before = step
+    return Run("chars", task, model, history, task.evaluate(model))
+
+
+def words(
+    task: CharLM,
+    seed: int = 0,
+    epochs: int = 1001,
+    *,
+    hidden_size: int = 50,
+    lr: float = 0.1,
+    bptt: int | str = "full",
+    progress: bool = True,
+) -> Run[CharLM]:
+    """Train on words as the tutorial does: one word an update, losses summed, plain gradient descent.
+
+    Weights are normal with deviation 0.01, in double precision. With the naive rule (bptt 1) gradients are
+    not clipped, otherwise each element is to ± 1.
+
+    Parameters
+    ----------
+    task : CharLM
+        Of words.
+    seed : int, default 0
+        For the first weights.
+    epochs : int, default 1001
+        Passes over the words. The history holds, for each, the mean of the losses before its updates.
+    hidden_size : int, default 50
+    lr : float, default 0.1
+        Learning rate.
+    bptt : "full" or int
+        How far the gradient goes back; see `Trainer`.
+    progress : bool
+        Show a progress bar.
+    """
+    model = task.model(hidden_size, init="zeros", dtype="float64")
+    rng = np.random.default_rng(seed)
+    # the tutorial's order: W_xh, W_hh, W_hy
+    for name in ("rnn.weight_ih_l0", "rnn.weight_hh_l0", "head.weight"):
+        weight = model.params[name]
+        weight[...] = 0.01 * rng.standard_normal(weight.shape)
+    clip = None if bptt == 1 else 1.0
+    trainer = Trainer(model, "cross_entropy", SGD(lr=lr), clip_value=clip, reduction="sum", bptt=bptt)
+    history = trainer.fit(task, epochs=epochs, progress=progress)
+    losses = np.reshape(history.loss, (epochs, -1))
+    updates = losses.shape[1]
+    history.metrics = {
+        updates * epoch: {"word_loss": loss} for epoch, loss in enumerate(losses.mean(axis=1).tolist(), 1)
+    }
+    return Run("chars", task, model, history, task.evaluate(model))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -59,3 +60,24 @@ def write(run: recipes.Run[Any], out: Path) -> None:
     click.echo(f"written to {out}: {', '.join(names)}")
     if not pictures.available():
         click.echo('no picture without matplotlib: pip install "rnncore[plot]"')
+
+
+def model_file(model: Path) -> Path:
+    """Return the path of a model that was given as a file or as the folder of a run."""
+    return model / "model.safetensors" if model.is_dir() else model
+
+
+def task_config(path: Path) -> dict[str, Any]:
+    """Return name and configuration of the task that a model file was trained on, from beside it.
+
+    Raises
+    ------
+    ValueError
+        If metrics.json tells no task.
+    """
+    about = path.with_name("metrics.json")
+    try:
+        config = json.loads(about.read_text(encoding="utf-8"))["task"]
+        return {"name": config["name"], **config}
+    except (ValueError, TypeError, LookupError):
+        raise ValueError(f"{about} does not tell which task the model was trained on") from None
