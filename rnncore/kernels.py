@@ -48,8 +48,12 @@ def load(name: str) -> SimpleNamespace:
         for member in members:
             setattr(kernels, member, getattr(module, member))
     # these run at every level, and the stages of any
-    for member, compiled in (("Step", "_stage"), ("Intake", "_intake")):
-        path = f"rnncore.reference.{member.lower()}" if name == "numpy" else f"rnncore.{compiled}"
+    for member, reference, compiled in (
+        ("Forward", "step", "_stage"),
+        ("Step", "step", "_stage"),
+        ("Intake", "intake", "_intake"),
+    ):
+        path = f"rnncore.reference.{reference}" if name == "numpy" else f"rnncore.{compiled}"
         setattr(kernels, member, getattr(importlib.import_module(path), member))
     return kernels
 

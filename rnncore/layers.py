@@ -416,7 +416,7 @@ class Recurrent(Layer):
         if not last:
             return x
         tops = [_slice(final[0], k) for k in range(-directions, 0)]
-        if directions == 1:
+        if directions == 1 and not plan.streaming:  # whoever reads a stream's output may write into it
             return tops[0]
         joined = plan.variable((plan.rows.N, H * directions))
         plan.stages.append(plan.kernels.Join(plan.rows, tops, joined))

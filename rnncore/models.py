@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rnncore import checks, initializers
+from rnncore import checks, initializers, kernels
 from rnncore.files import load_arrays, save_arrays
 from rnncore.layers import GRU, LSTM, RNN, Embedding, Layer, Linear, Network, Recurrent, Seed, State
 from rnncore.plan import Plan
@@ -358,15 +358,13 @@ class Stream:
             tokens=model.input == "tokens",
             output=model.output,
             output_activation=model.output_activation,
+            streaming=True,
         )
-        self._stages = [*plan.stages, *([plan.activation] if plan.activation else [])]
-        self._carry = [
-            (initial.value, final.value)
-            for before, after in zip(plan.initial, plan.final, strict=True)
-            for initial, final in zip(before, after, strict=True)
-        ]
-        for stage in self._stages:
-            stage.pack()
+        activation = [plan.activation] if plan.activation else []
+        self._forward = kernels.active.Forward([*plan.stages, *activation])
+        self._forward.pack()
+        self._x, self._y = plan.x.value, plan.prediction.value
+        self._shape = self._x.shape
 
     def step(self, x_t: npt.ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
         """Run one time step.
@@ -382,25 +380,19 @@ class Stream:
         y : ndarray, (N, O)
             What `Sequential.predict` gives for this step: `out`, or a buffer that the next step overwrites.
         """
-        x, y = self._plan.x.value, self._plan.prediction.value
-        if not (type(x_t) is np.ndarray and x_t.dtype is x.dtype and x_t.shape == x.shape):
-            x_t = checks.integers("x_t", x_t, "token ids") if x.ndim == 1 else checks.dense("x_t", x_t)
-            checks.shape("x_t", x_t, x.shape)
+        if not (type(x_t) is np.ndarray and x_t.shape == self._shape and x_t.dtype is self._x.dtype):
+            x_t = checks.integers("x_t", x_t, "token ids") if self._x.ndim == 1 else checks.dense("x_t", x_t)
+            checks.shape("x_t", x_t, self._shape)
         if out is not None:
-            checks.output("out", out, y)
-        np.copyto(x, x_t, casting="unsafe")  # one step of all sequences is packed as it is
-        if x.ndim == 1:
-            wrong = checks.first_outside(x, (0, self._plan.vocabulary - 1))
-            if wrong:
-                expected = f"the vocabulary has ids 0 ... {self._plan.vocabulary - 1}"
-                raise ValueError(f"x_t[{wrong[0]}] = {x[wrong]}, but {expected}")
-        for stage in self._stages:
-            stage.forward()
-        for initial, final in self._carry:
-            np.copyto(initial, final)
+            checks.output("out", out, self._y)
+        if not self._plan.intake.take(x_t):  # one step of all sequences is packed as it is
+            (n,) = checks.first_outside(self._x, (0, self._plan.vocabulary - 1)) or ()
+            expected = f"the vocabulary has ids 0 ... {self._plan.vocabulary - 1}"
+            raise ValueError(f"x_t[{n}] = {self._x[n]}, but {expected}")
+        self._forward.run()
         if out is None:
-            return y
-        np.copyto(out, y)
+            return self._y
+        np.copyto(out, self._y)
         return out
 
     @property
@@ -410,14 +402,11 @@ class Stream:
 
     @state.setter
     def state(self, state: State) -> None:
-        states = self._model.check_states("state", state, self._plan.rows.N)
-        self.reset()
-        self._plan.load_states(states)
+        self._plan.load_states(self._model.check_states("state", state, self._plan.rows.N))
 
     def reset(self) -> None:
         """Go back to the zero state."""
-        for initial, _ in self._carry:
-            initial.fill(0)
+        self.state = None
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:

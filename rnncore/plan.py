@@ -83,6 +83,8 @@ class Plan:
         Keep what a backward pass needs, and have dropout.
     input_grads : bool
         Also find the gradients of x and of the initial state.
+    streaming : bool
+        The final states go where the initial ones are: a forward pass goes on from the one before.
     loss : str, optional
         Ends the plan; see `rnncore.losses`.
     reduction : {"mean", "sum"}
@@ -106,6 +108,8 @@ class Plan:
         States of each recurrent layer, (L * directions, N, H), N in packed order.
     stages : list of Stage
         In forward order, without the activation unless the loss looks behind it.
+    intake : Intake
+        Takes a batch's input in.
     activation : Stage or None
         From logits to prediction.
     step : Step or None
@@ -123,6 +127,7 @@ class Plan:
         output_activation: str | None = None,
         training: bool = False,
         input_grads: bool = False,
+        streaming: bool = False,
         loss: str | None = None,
         reduction: str = "mean",
         implementation: SimpleNamespace | None = None,
@@ -134,6 +139,7 @@ class Plan:
         self.last = output == "last"
         self.training = training
         self.input_grads = input_grads
+        self.streaming = streaming
         self.stages: list[Stage] = []
         self.initial: list[tuple[Variable, ...]] = []
         self.final: list[tuple[Variable, ...]] = []
@@ -149,7 +155,7 @@ class Plan:
         else:
             self._bounds, self._expected = checks.finite(self.dtype), "expected a finite number"
         checked = tokens or loss  # NaN passes through a network, but nothing is learnt from it
-        self._intake = self.kernels.Intake(self.rows, self.x.value, self._bounds if checked else None)
+        self.intake = self.kernels.Intake(self.rows, self.x.value, self._bounds if checked else None)
 
         last_recurrent = max((i for i, layer in enumerate(layers) if layer.states), default=len(layers))
         y = self.x
@@ -183,6 +189,7 @@ class Plan:
                 last=self.last,
             )
             self.stages.append(self.loss_stage)
+        self._forward = self.kernels.Forward(self.stages)
 
     # what layers build from
 
@@ -202,7 +209,9 @@ class Plan:
         """Return initial and final state of a recurrent layer: `count` variables (depth, N, H) each."""
         shape = (depth, self.rows.N, H)
         self.initial.append(tuple(self.variable(shape, grad=self.input_grads) for _ in range(count)))
-        self.final.append(tuple(self.variable(shape) for _ in range(count)))
+        self.final.append(
+            self.initial[-1] if self.streaming else tuple(self.variable(shape) for _ in range(count))
+        )
         return self.initial[-1], self.final[-1]
 
     def mask(self, H: int, rate: float) -> np.ndarray:
@@ -223,13 +232,13 @@ class Plan:
         """
         if lengths is not None or not self.rows.full:
             self.rows.arrange(lengths)
-        if not self._intake.take(x):
+        if not self.intake.take(x):
             self._refuse("x", self.x.value[: self.rows.M], self._bounds, self._expected)
         self.load_states(states)
 
     def load_states(self, states: States | None) -> None:
         """Take the initial states in, which are zero if None."""
-        if states is None and self._at_rest:
+        if states is None and self._at_rest and not self.streaming:
             return
         for i, layer in enumerate(self.initial):
             for k, variable in enumerate(layer):
@@ -285,17 +294,20 @@ class Plan:
                 for variable, array in zip(layer, arriving, strict=True):
                     gradient(variable)[...] += array[:, self.rows.order]
 
+    def inputs(self) -> list[np.ndarray]:
+        """Return all that has been taken in or drawn, packed: x, target, initial states, dropout masks."""
+        states = [variable.value for layer in self.initial for variable in layer]
+        return [self.x.value, self.target, *states, *(mask for mask, _ in self._masks)]
+
     # the passes
 
     def pack(self) -> None:
         """Read the weights: before a forward pass, if they may have changed."""
-        for stage in self.stages:
-            stage.pack()
+        self._forward.pack()
 
     def forward(self) -> None:
         """Run all stages."""
-        for stage in self.stages:
-            stage.forward()
+        self._forward.run()
 
     def zero_grad(self) -> None:
         """Zero the gradients of the data."""

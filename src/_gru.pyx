@@ -12,7 +12,7 @@ from _plan cimport OverRows, OverTiles, stage_capsule
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, arriving_gradient, bias_gradient, bind, hidden_product,
     hidden_weight_gradients, input_gradient, input_product, input_weight_gradients, load_final_gradient,
-    load_initial, numbers, pack_hidden, pack_input, panels, row_before, store_final, store_output, walk,
+    kept_rows, load_initial, numbers, pack_hidden, pack_input, panels, row_before, store_final, store_output, walk,
 )
 
 from rnncore._stage import Stage
@@ -93,32 +93,34 @@ cdef inline void update_backward(
 cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef real* h = <real*>s.h
     cdef real* kept = <real*>s.kept
+    cdef real* z
+    cdef real* k
     cdef real* h_before
     cdef Py_ssize_t i, n, m
     cdef Step step
     load_initial(s, &s.states[0], h, first, last)
-    input_product(s, gates, first, last)
     for i in range(s.rows.T):
         step = walk(s, i, first, last)
-        hidden_product(s, step, h, <real*>s.hidden_panels, s.joint, gates + step.row * s.width, s.width)
+        input_product(s, gates, i, first, last)
+        z = gates + step.gate * s.width         # of row 0, like k
+        k = kept + step.kept * s.stride
+        hidden_product(s, step, h, <real*>s.hidden_panels, s.joint, z, s.width)
         if s.reset_after:
-            for m in range(step.row + step.low, step.row + step.high):
-                copy_bytes(kept + m * s.stride, s.bias_n, s.stride * sizeof(real))
-            hidden_product(s, step, h, <real*>s.hidden_n_panels, s.stride, kept + step.row * s.stride, s.stride)
+            for n in range(step.low, step.high):
+                copy_bytes(k + n * s.stride, s.bias_n, s.stride * sizeof(real))
+            hidden_product(s, step, h, <real*>s.hidden_n_panels, s.stride, k, s.stride)
         for n in range(step.low, step.high):
-            m = step.row + n
-            s.previous[m] = row_before(&step, n)
-            reset_forward(s.stride, s.reset_after, gates + m * s.width, h + s.previous[m] * s.stride,
-                          kept + m * s.stride)
+            h_before = h + row_before(&step, n) * s.stride
+            s.previous[step.row + n] = row_before(&step, n)
+            reset_forward(s.stride, s.reset_after, z + n * s.width, h_before, k + n * s.stride)
         if not s.reset_after:
-            m = step.row + step.low
-            product(s.gemm, step.high - step.low, s.stride, s.H, kept + m * s.stride, s.stride,
-                    <real*>s.hidden_n_panels, gates + m * s.width + s.joint, s.width)
+            product(s.gemm, step.high - step.low, s.stride, s.H, k + step.low * s.stride, s.stride,
+                    <real*>s.hidden_n_panels, z + step.low * s.width + s.joint, s.width)
         for n in range(step.low, step.high):
-            m = step.row + n
-            h_before = h + s.previous[m] * s.stride
-            update_forward(s.stride, gates + m * s.width, h_before, h + (s.rows.N + m) * s.stride)
-            store_output(s, h + (s.rows.N + m) * s.stride, m)
+            m = step.now + n
+            h_before = h + row_before(&step, n) * s.stride
+            update_forward(s.stride, z + n * s.width, h_before, h + m * s.stride)
+            store_output(s, h + m * s.stride, step.row + n)
     store_final(s, &s.states[0], h, first, last)
 
 
@@ -192,7 +194,7 @@ class GRU(Stage):
         cdef Sequence* s = bind(keep, __name__, rows, x, y, weights, initial, final, 3, 2, reverse, 1, False)
         cdef Py_ssize_t N = s.rows.N
         s.reset_after = reset_after
-        numbers(keep, s, N * s.rows.T * s.stride, &s.kept)
+        numbers(keep, s, kept_rows(s) * s.stride, &s.kept)
         panels(keep, s, s.H, s.stride, &s.hidden_n_panels)
         if reset_after:
             numbers(keep, s, s.stride, &s.bias_n)

@@ -62,7 +62,7 @@ cdef class Intake:
             self.low, self.high = bounds
 
     def take(self, x):
-        """Pack x; return whether all values of its valid steps lie within the bounds."""
+        """Pack x, where T = 1 also (N, ...); return whether all values of its valid steps lie within the bounds."""
         cdef Py_buffer view
         if not self.acquire(x, &view):
             self.acquire(np.array(x, self.dtype, order="C"), &view)

@@ -279,13 +279,11 @@ cdef double loss_weight(const Output* s) noexcept nogil:
     return 1.0 / <double>(R if s.kind == CROSS_ENTROPY else R * s.O)
 
 
-cdef void add_up(void* plan, void* numbers, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+cdef void add_up(void* plan) noexcept nogil:
     """The rows' losses in their order: once every row is there."""
     cdef const Output* s = <const Output*>plan
     cdef double sum_ = 0
     cdef Py_ssize_t m
-    if part > 0:
-        return
     for m in range(row_count(&s.rows, s.last)):
         sum_ += s.terms[m]
     s.value[0] = sum_ * loss_weight(s)
@@ -305,7 +303,7 @@ class Loss(Stage):
             buffer(keep, prediction.value.nbytes, &s.y)
         self.value = np.zeros(1)
         s.value = <double*>address(self.value)
-        s.stage.accumulate = add_up
+        s.stage.finish = add_up
         if prediction.value.itemsize == sizeof(float):
             s.stage.forward = <OverRows>rows_forward[float]
             s.stage.backward = <OverRows>rows_backward[float]
@@ -313,8 +311,3 @@ class Loss(Stage):
             s.stage.forward = <OverRows>rows_forward[double]
             s.stage.backward = <OverRows>rows_backward[double]
         super().__init__(stage_capsule(&s.stage), keep)
-
-    def forward(self):
-        """Compute the loss, into value."""
-        super().forward()
-        super().accumulate()

@@ -10,7 +10,8 @@ from _plan cimport OverRows, OverTiles, stage_capsule
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, arriving_gradient, bias_gradient, bind, hidden_product,
     hidden_weight_gradients, input_gradient, input_product, input_weight_gradients, load_final_gradient,
-    load_initial, numbers, pack_hidden, pack_input, row_before, store_final, store_output, walk,
+    kept_rows, load_initial, numbers, pack_hidden, pack_input, row_before, state_rows, store_final, store_output,
+    walk,
 )
 
 from rnncore._stage import Stage
@@ -75,16 +76,16 @@ cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_
     cdef Step step
     load_initial(s, &s.states[0], h, first, last)
     load_initial(s, &s.states[1], c, first, last)
-    input_product(s, gates, first, last)
     for i in range(s.rows.T):
         step = walk(s, i, first, last)
-        hidden_product(s, step, h, <real*>s.hidden_panels, s.width, gates + step.row * s.width, s.width)
+        input_product(s, gates, i, first, last)
+        hidden_product(s, step, h, <real*>s.hidden_panels, s.width, gates + step.gate * s.width, s.width)
         for n in range(step.low, step.high):
             m = step.row + n
-            now = s.rows.N + m
+            now = step.now + n
             s.previous[m] = row_before(&step, n)
-            cell_forward(s.stride, gates + m * s.width, c + s.previous[m] * s.stride,
-                         c + now * s.stride, tanh_c + m * s.stride, h + now * s.stride)
+            cell_forward(s.stride, gates + (step.gate + n) * s.width, c + s.previous[m] * s.stride,
+                         c + now * s.stride, tanh_c + (step.kept + n) * s.stride, h + now * s.stride)
             store_output(s, h + now * s.stride, m)
     store_final(s, &s.states[0], h, first, last)
     store_final(s, &s.states[1], c, first, last)
@@ -133,11 +134,9 @@ class LSTM(Stage):
     def __init__(self, rows, x, y, weights, initial, final, *, reverse=False):
         cdef list keep = []
         cdef Sequence* s = bind(keep, __name__, rows, x, y, weights, initial, final, 4, 4, reverse, 2, False)
-        cdef Py_ssize_t N = s.rows.N
-        cdef Py_ssize_t M = N * s.rows.T
-        numbers(keep, s, (N + M) * s.stride, &s.c)
-        numbers(keep, s, M * s.stride, &s.kept)
-        numbers(keep, s, N * s.stride, &s.dc)
+        numbers(keep, s, state_rows(s) * s.stride, &s.c)
+        numbers(keep, s, kept_rows(s) * s.stride, &s.kept)
+        numbers(keep, s, s.rows.N * s.stride, &s.dc)
         if s.single:
             s.stage.pack = <OverTiles>pack_weights[float]
             s.stage.forward = <OverRows>sequence_forward[float]

@@ -36,6 +36,7 @@ cdef struct Stage:
     OverRows forward
     OverRows backward
     OverTiles accumulate    # adds the weights' gradients
+    void (*finish)(void* plan) noexcept nogil       # once all rows are forward; or NULL
 
 # How an optimizer treats one flat parameter.
 cdef struct Rule:

@@ -86,20 +86,22 @@ cdef inline double slope_term(Py_ssize_t H, const real* z, const real* dh) noexc
 cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef real* h = <real*>s.h
     cdef real slope = (<const real*>s.slope)[0] if s.kind == PRELU else <real>0
+    cdef real* z
     cdef Py_ssize_t i, n, m, now
     cdef Step step
     load_initial(s, &s.states[0], h, first, last)
-    input_product(s, gates, first, last)
     for i in range(s.rows.T):
         step = walk(s, i, first, last)
-        hidden_product(s, step, h, <real*>s.hidden_panels, s.width, gates + step.row * s.width, s.width)
+        input_product(s, gates, i, first, last)
+        hidden_product(s, step, h, <real*>s.hidden_panels, s.width, gates + step.gate * s.width, s.width)
         for n in range(step.low, step.high):
             m = step.row + n
-            now = s.rows.N + m
+            now = step.now + n
+            z = gates + (step.gate + n) * s.width
             s.previous[m] = row_before(&step, n)
-            cell_forward(s.kind, s.stride, gates + m * s.width, slope, h + now * s.stride)
-            if s.kind == PRELU:
-                copy_bytes(<real*>s.kept + m * s.stride, gates + m * s.width, s.stride * sizeof(real))
+            cell_forward(s.kind, s.stride, z, slope, h + now * s.stride)
+            if s.kind == PRELU and s.training:
+                copy_bytes(<real*>s.kept + m * s.stride, z, s.stride * sizeof(real))
             store_output(s, h + now * s.stride, m)
     store_final(s, &s.states[0], h, first, last)
 
@@ -156,7 +158,7 @@ class RNN(Stage):
         cdef Sequence* s = bind(keep, __name__, rows, x, y, weights, initial, final, 1, 1, reverse, 1, prelu)
         cdef Py_ssize_t M = s.rows.N * s.rows.T
         s.kind = ACTIVATIONS[activation]
-        if prelu:
+        if prelu and s.training:
             numbers(keep, s, M * s.stride, &s.kept)
             buffer(keep, M * sizeof(double), <void**>&s.slope_terms)
         if s.single:

@@ -19,6 +19,9 @@ from _plan cimport (
     Rows, Stage, add, address, buffer, cut, packed_rows, row_stride, share, span, spans,
 )
 
+cdef enum:
+    CHUNK = 64                   # rows at least in an input product of inference: enough for whole tiles
+
 cdef struct State:               # h, and c for an LSTM; each (N, H)
     const void* initial
     void* final
@@ -54,10 +57,12 @@ cdef struct Sequence:
     void* d_slope
     State states[2]
     # Buffers
-    void* gates                  # (M, width)  pre-activations, then activated gates, after backward dz
-    void* h                      # (N + M, stride)  the initial state, then h of every packed row
-    void* c                      # (N + M, stride)  the same of an LSTM's cell state
-    void* kept                   # (M, stride)  what else backward needs: an LSTM's tanh(c); a GRU's W_hn h + b_hn,
+    Py_ssize_t chunk             # steps whose gates are held: all in training, few in inference, where only the latest
+                                 # two states are held too, and every step keeps the same row of `kept`
+    void* gates                  # (chunk * N, width)  pre-activations, then activated gates, after backward dz
+    void* h                      # (N + M, stride)  the initial state, then h of every packed row; inference (3 N, stride)
+    void* c                      # the same of an LSTM's cell state
+    void* kept                   # (M, stride); inference (N, stride)  what else backward needs: an LSTM's tanh(c); a GRU's W_hn h + b_hn,
                                  #              later its gradient, or r * h; the pre-activation of PReLU
     void* dh                     # (N, stride)  gradient flowing back through h
     void* dc                     # (N, stride)  through c; through a GRU's r * h
@@ -126,8 +131,9 @@ cdef inline Sequence* bind(
 cdef inline int allocate(list keep, Sequence* s) except -1:
     cdef Py_ssize_t N = s.rows.N
     cdef Py_ssize_t M = N * s.rows.T
-    numbers(keep, s, M * s.width, &s.gates)
-    numbers(keep, s, (N + M) * s.stride, &s.h)
+    s.chunk = s.rows.T if s.training else max(min(CHUNK // max(N, <Py_ssize_t>1), s.rows.T), <Py_ssize_t>1)
+    numbers(keep, s, s.chunk * N * s.width, &s.gates)
+    numbers(keep, s, state_rows(s) * s.stride, &s.h)
     buffer(keep, M * sizeof(Py_ssize_t), <void**>&s.previous)
     numbers(keep, s, s.width, &s.bias)
     panels(keep, s, s.H, s.joint, &s.hidden_panels)
@@ -152,6 +158,14 @@ cdef inline int allocate(list keep, Sequence* s) except -1:
     return 0
 
 
+cdef inline Py_ssize_t state_rows(const Sequence* s) noexcept nogil:
+    return s.rows.N * (1 + (s.rows.T if s.training else 2))
+
+
+cdef inline Py_ssize_t kept_rows(const Sequence* s) noexcept nogil:
+    return s.rows.N * (s.rows.T if s.training else 1)
+
+
 cdef inline int numbers(list keep, const Sequence* s, Py_ssize_t count, void** place) except -1:
     return buffer(keep, count * (sizeof(float) if s.single else sizeof(double)), place)
 
@@ -166,7 +180,10 @@ cdef inline int panels(list keep, const Sequence* s, Py_ssize_t K, Py_ssize_t N,
 cdef struct Step:
     Py_ssize_t t, low, high      # rows low .. high-1 are updated at step t
     Py_ssize_t going, base       # rows below `going` go on from row base + n of h; the others start from row n
-    Py_ssize_t row               # packed row of row 0
+    Py_ssize_t row               # packed row of row 0, and its rows in
+    Py_ssize_t now               # h and c
+    Py_ssize_t gate              # gates
+    Py_ssize_t kept              # kept
 
 
 cdef inline Step walk(const Sequence* s, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -179,11 +196,29 @@ cdef inline Step walk(const Sequence* s, Py_ssize_t i, Py_ssize_t first, Py_ssiz
     step.high = max(min(last, s.rows.counts[step.t]), first)
     step.row = s.rows.offsets[step.t]
     step.going, step.base = first, 0
+    step.now = state_row(s, i)
+    step.kept = step.row if s.training else 0
+    step.gate = step.row - s.rows.offsets[chunk_start(s, i)]
     if i > 0:
         before = step.t + 1 if s.reverse else step.t - 1
         step.going = max(min(step.high, s.rows.counts[before]), first)
-        step.base = s.rows.N + s.rows.offsets[before]
+        step.base = state_row(s, i - 1)
     return step
+
+
+cdef inline Py_ssize_t state_row(const Sequence* s, Py_ssize_t i) noexcept nogil:
+    """The row of h that holds row 0 after the i-th step of the walk."""
+    if not s.training:
+        return s.rows.N * (1 + i % 2)
+    return s.rows.N + s.rows.offsets[s.rows.T - 1 - i if s.reverse else i]
+
+
+cdef inline Py_ssize_t chunk_start(const Sequence* s, Py_ssize_t i) noexcept nogil:
+    """The first step in time of the chunk that the i-th step of the walk belongs to."""
+    cdef Py_ssize_t begin = i // s.chunk * s.chunk
+    if s.reverse:
+        return max(s.rows.T - begin - s.chunk, <Py_ssize_t>0)
+    return begin
 
 
 cdef inline void hidden_product(
@@ -206,7 +241,7 @@ cdef inline Py_ssize_t last_row(const Sequence* s, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t length = s.rows.lengths[n]
     if length == 0:
         return n
-    return s.rows.N + n + (0 if s.reverse else s.rows.offsets[length - 1])
+    return n + state_row(s, (s.rows.T if s.reverse else length) - 1)
 
 
 cdef inline void load_initial(const Sequence* s, const State* state, real* h, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -279,17 +314,35 @@ cdef inline void pack_input(const Sequence* s, real* bias) noexcept nogil:
         pack(<real*>s.input_back_panels, w, s.D, s.G, s.H, s.stride, s.D)
 
 
-cdef inline void input_product(const Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    cdef Py_ssize_t i, m, begin, count, row
-    cdef const real* source
-    for i in range(spans(&s.rows, False, first, last)):
-        count = span(&s.rows, False, i, first, last, &begin)
-        for m in range(begin, begin + count):
-            source = <const real*>s.table + s.ids[m] * s.width if s.tokens else <const real*>s.bias
-            copy_bytes(gates + m * s.width, source, s.width * sizeof(real))
-        if not s.tokens:
-            product(s.gemm, count, s.width, s.D, <const real*>s.x + begin * s.x_row, s.x_row,
-                    <const real*>s.input_panels, gates + begin * s.width, s.width)
+cdef inline void input_rows(const Sequence* s, real* gates, Py_ssize_t begin, Py_ssize_t count) noexcept nogil:
+    """Packed rows begin .. begin + count - 1; gates points at the first."""
+    cdef const real* source = <const real*>s.bias
+    cdef Py_ssize_t i
+    for i in range(count):
+        if s.tokens:
+            source = <const real*>s.table + s.ids[begin + i] * s.width
+        copy_bytes(gates + i * s.width, source, s.width * sizeof(real))
+    if not s.tokens:
+        product(s.gemm, count, s.width, s.D, <const real*>s.x + begin * s.x_row, s.x_row,
+                <const real*>s.input_panels, gates, s.width)
+
+
+cdef inline void input_product(
+    const Sequence* s, real* gates, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last,
+) noexcept nogil:
+    """Where the i-th step of the walk begins a chunk, the input's part of the chunk's gates."""
+    cdef Py_ssize_t low = chunk_start(s, i)
+    cdef Py_ssize_t high = s.rows.T - i if s.reverse else min(i + s.chunk, s.rows.T)
+    cdef Py_ssize_t origin = s.rows.offsets[low]
+    cdef Py_ssize_t t, begin
+    if i % s.chunk != 0:
+        return
+    if first == 0 and last == s.rows.N:
+        input_rows(s, gates, origin, s.rows.offsets[high] - origin)
+        return
+    for t in range(low, high):
+        begin = s.rows.offsets[t] + first
+        input_rows(s, gates + (begin - origin) * s.width, begin, max(min(last, s.rows.counts[t]) - first, <Py_ssize_t>0))
 
 
 cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t first, Py_ssize_t last) noexcept nogil:

@@ -73,6 +73,9 @@ cdef void share_rows(const CStage* stage, Py_ssize_t parts, Shares* shares) noex
     cdef Py_ssize_t n, before
     shares.parts = parts
     shares.bounds[0] = 0
+    if parts == 1:
+        shares.bounds[1] = N
+        return
     for n in range(N):
         before = steps
         steps += stage.rows.lengths[n]
@@ -109,6 +112,13 @@ cdef void backward_share(void* argument, Py_ssize_t part, Py_ssize_t parts) noex
     if first < last or parts == 1:
         for i in range(run.count - 1, -1, -1):
             run.stages[i].backward(run.stages[i].plan, run.stages[i].numbers, first, last)
+
+
+cdef void finish(const Run* run) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(run.count):
+        if run.stages[i].finish is not NULL:
+            run.stages[i].finish(run.stages[i].plan)
 
 
 cdef void both_shares(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
@@ -190,6 +200,7 @@ cdef class Stage:
         """Compute the outputs from the inputs."""
         with nogil:
             self.over(forward_share, True)
+            finish(&self.run_)
 
     def backward(self):
         """Add the gradients of the inputs; once for each forward."""
@@ -200,6 +211,56 @@ cdef class Stage:
         """Add the gradients of the weights; after backward."""
         with nogil:
             self.over(accumulate_tiles, False)
+
+
+cdef double work_of(const Run* run) noexcept nogil:
+    """Multiply-adds of a forward pass."""
+    cdef double work = 0
+    cdef Py_ssize_t i
+    for i in range(run.count):
+        work += run.stages[i].work * <double>row_count(run.stages[i].rows, run.stages[i].per_sequence)
+    return work
+
+
+cdef void** pointers(list keep, Py_ssize_t count) except NULL:
+    """Room for so many pointers; `keep` holds it alive."""
+    memory = bytearray((count + 1) * sizeof(void*))
+    keep.append(memory)
+    return <void**>PyByteArray_AS_STRING(memory)
+
+
+cdef class Forward:
+    """A forward pass through several stages in one call.
+
+    Parameters
+    ----------
+    stages : list of Stage
+    """
+
+    cdef Run run_
+    cdef list keep
+
+    def __init__(self, stages):
+        self.keep = [stages]
+        self.run_.count = len(stages)
+        self.run_.stages = <CStage**>pointers(self.keep, len(stages))
+        for i, stage in enumerate(stages):
+            self.run_.stages[i] = (<Stage>stage).stage
+
+    def pack(self):
+        """Read the weights."""
+        with nogil:
+            rnn_parallel(pack_tiles, &self.run_, parts_for(&self.run_, work_of(&self.run_)))
+
+    def run(self):
+        """Compute the outputs from the inputs."""
+        cdef Run* run = &self.run_
+        if run.count == 0:
+            return
+        with nogil:
+            share_rows(run.stages[0], threads_for(work_of(run), run.stages[0].rows.N), &run.shares)
+            rnn_parallel(forward_share, run, run.shares.parts)
+            finish(run)
 
 
 cdef class Rule:
@@ -262,7 +323,7 @@ cdef class Step:
     """
 
     cdef Run run_
-    cdef object keep
+    cdef list keep
     cdef void** buffers
     cdef Py_ssize_t* sizes
     cdef Py_ssize_t buffer_count
@@ -274,10 +335,10 @@ cdef class Step:
     def __init__(self, stages, buffers, rules, settings, *, clip_norm=INFINITY, clip_value=INFINITY):
         self.keep = [stages, buffers, rules, settings]
         self.run_.count, self.run_.rule_count, self.buffer_count = len(stages), len(rules), len(buffers)
-        self.run_.stages = <CStage**>self.pointers(len(stages))
-        self.run_.rules = <CRule**>self.pointers(len(rules))
-        self.buffers = self.pointers(len(buffers))
-        self.sizes = <Py_ssize_t*>self.pointers(len(buffers))
+        self.run_.stages = <CStage**>pointers(self.keep, len(stages))
+        self.run_.rules = <CRule**>pointers(self.keep, len(rules))
+        self.buffers = pointers(self.keep, len(buffers))
+        self.sizes = <Py_ssize_t*>pointers(self.keep, len(buffers))
         for i, stage in enumerate(stages):
             self.run_.stages[i] = (<Stage>stage).stage
         for i, rule in enumerate(rules):
@@ -287,11 +348,6 @@ cdef class Step:
         self.settings = <double*>address(settings)
         self.value = <double*>address(stages[len(stages) - 1].value)
         self.clip_norm, self.clip_value = clip_norm, clip_value
-
-    cdef void** pointers(self, Py_ssize_t count) except NULL:
-        memory = bytearray((count + 1) * sizeof(void*))
-        self.keep.append(memory)
-        return <void**>PyByteArray_AS_STRING(memory)
 
     def run(self, bint first=True, bint last=True, double factor=1.0):
         """Make one update, unless the loss or the norm is not finite: then no parameter changes.
@@ -322,12 +378,10 @@ cdef class Step:
         cdef Run* run = &self.run_
         cdef CStage* stage = run.stages[0]
         cdef Py_ssize_t N = stage.rows.N
-        cdef double work = 0
+        cdef double work = 3 * work_of(run)
         cdef double squares = 0
         cdef Py_ssize_t* horizon = stage.rows.horizon
         cdef Py_ssize_t i, phase, parts
-        for i in range(run.count):
-            work += 3 * run.stages[i].work * <double>row_count(run.stages[i].rows, run.stages[i].per_sequence)
         parts = parts_for(run, work)
         rnn_parallel(pack_tiles, run, parts)
         for i in range(run.rule_count if first else 0):
@@ -338,6 +392,7 @@ cdef class Step:
             for i in range(self.buffer_count):
                 memset(self.buffers[i], 0, self.sizes[i])
             rnn_parallel(both_shares, run, run.shares.parts)
+            finish(run)
             rnn_parallel(accumulate_tiles, run, parts)
         for i in range(run.rule_count):
             if factor != 1:

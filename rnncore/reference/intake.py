@@ -25,11 +25,11 @@ class Intake:
         self.rows, self.out, self.bounds, self.last = rows, out, bounds, last
 
     def take(self, x: np.ndarray) -> bool:
-        """Pack x; return whether all values of its valid steps lie within the bounds."""
+        """Pack x, where T = 1 also (N, ...); return whether all values of its valid steps lie within the bounds."""
         if self.last:
             np.copyto(self.out, x[self.rows.order], casting="unsafe")
         else:
-            self.rows.gather(x, self.out)
+            self.rows.gather(x.reshape(self.rows.N, self.rows.T, *self.out.shape[1:]), self.out)
         if self.bounds is None:
             return True
         low, high = self.bounds

@@ -1,4 +1,4 @@
-"""A whole training step."""
+"""Several stages in one call: a forward pass, or a whole training step."""
 
 from __future__ import annotations
 
@@ -10,6 +10,28 @@ import numpy as np
 from rnncore.reference._stage import Stage
 from rnncore.reference.losses import Loss
 from rnncore.reference.optimizers import Rule
+
+
+class Forward:
+    """A forward pass through several stages in one call.
+
+    Parameters
+    ----------
+    stages : list of Stage
+    """
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.stages = stages
+
+    def pack(self) -> None:
+        """Read the weights."""
+        for stage in self.stages:
+            stage.pack()
+
+    def run(self) -> None:
+        """Compute the outputs from the inputs."""
+        for stage in self.stages:
+            stage.forward()
 
 
 class Step:
