@@ -80,8 +80,8 @@ class Trainer:
         Over the valid elements of a batch.
     bptt : "full" or int
         How far the gradient goes back: to the first step of the batch; or k: the loss at step t reaches the
-        steps t-k+1 ... t of every layer. k = 1 is the naive rule that no gradient goes through the state; k of
-        T or more is full. An update costs k times as much as a full one, or the same with output "last" or
+        steps t-k+1 ... t of every layer. k = 1 is the naive rule that no gradient goes through the state; k
+        of T or more is full. An update costs k times as much as a full one, or the same with output "last" or
         k = 1. Not for bidirectional models.
     seed : int or numpy.random.Generator, default 0
         For the order of a task's batches.
@@ -293,8 +293,10 @@ class Trainer:
 
         if steps is None and epochs is None:
             raise ValueError("fit needs steps or epochs")
-        if validate_every is None and early_stopping is not None:
+        if validate_every is None and early_stopping:
             raise ValueError("early_stopping needs validate_every")
+        if validate_every is None and schedule and schedule.state_dict():
+            raise ValueError(f"schedule {type(schedule).__name__} needs validate_every")
         if checkpoint is None and (checkpoint_every is not None or resume):
             raise ValueError("checkpoint_every and resume need checkpoint")
         limit = math.inf if steps is None else checks.integer("steps", steps, minimum=0)
