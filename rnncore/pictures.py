@@ -5,7 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class Panel(NamedTuple):
@@ -44,15 +50,9 @@ def training_curves(
         At which updates the values were measured.
     panels : sequence of Panel
     """
-    # The classes themselves: pyplot would load a window system and keep every figure alive.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 
-    figure = Figure(figsize=(7, 2.6 * len(panels) + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    figure, axes = _panels(title, len(panels))
     for axis, panel in zip(axes, panels, strict=True):
         for name, values in panel.curves.items():
             axis.plot(updates, values, label=name)
@@ -66,3 +66,76 @@ def training_curves(
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("updates")
     figure.savefig(path, format="png", dpi=120)
+
+
+def forecast(
+    path: str | os.PathLike[str],
+    title: str,
+    columns: Sequence[str],
+    truth: np.ndarray,
+    start: int,
+    prediction: np.ndarray,
+) -> None:
+    """Draw a series with a forecast over it, one panel a column.
+
+    Parameters
+    ----------
+    path : path
+        Of the PNG file to write.
+    title : str
+    columns : sequence of str
+        Their names.
+    truth : ndarray, (S, C)
+    start : int
+        Row that the forecast begins with.
+    prediction : ndarray, (steps, C)
+    """
+    figure, axes = _panels(title, len(columns))
+    for axis, name, known, predicted in zip(axes, columns, truth.T, prediction.T, strict=True):
+        axis.plot(known, color="0.6", label="truth")
+        axis.plot(range(start, start + len(predicted)), predicted, label="closed-loop prediction")
+        axis.axvline(start - 0.5, color="0.3", linewidth=0.8, linestyle=":")
+        axis.set_ylabel(name)
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    axes[-1].set_xlabel("row")
+    figure.savefig(path, format="png", dpi=120)
+
+
+def confusion_matrix(path: str | os.PathLike[str], classes: Sequence[str], counts: np.ndarray) -> None:
+    """Draw how often each class was taken for each.
+
+    Parameters
+    ----------
+    path : path
+        Of the PNG file to write.
+    classes : sequence of str
+        Their names.
+    counts : ndarray of int, (C, C)
+        Of sequences, by true class (row) and predicted class (column).
+    """
+    C = len(classes)
+    figure, (axis,) = _panels("Confusion matrix", 1, width=0.5 * C + 3, height=0.5 * C + 2)
+    # shades by the part of a class, since classes may be of unequal size
+    parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axis.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    for (true, found), count in np.ndenumerate(counts):
+        shade = "white" if parts[true, found] > 0.5 else "black"
+        axis.text(found, true, str(count), ha="center", va="center", color=shade)
+    axis.set_xticks(range(C), classes)
+    axis.set_yticks(range(C), classes)
+    axis.set_xlabel("predicted class")
+    axis.set_ylabel("true class")
+    figure.savefig(path, format="png", dpi=120)
+
+
+def _panels(title: str, count: int, width: float = 7, height: float = 2.6) -> tuple[Figure, list[Axes]]:
+    """Return a figure with panels one above another, which share their horizontal axis."""
+    # The classes themselves: pyplot would load a window system and keep every figure alive.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height * count + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    return figure, list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])

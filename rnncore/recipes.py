@@ -14,7 +14,16 @@ from rnncore import pictures
 from rnncore.files import replacing
 from rnncore.models import SequenceModel
 from rnncore.optimizers import SGD, Adam
-from rnncore.tasks import BinaryAddition, CharLM, Task
+from rnncore.schedules import Cosine, Schedule
+from rnncore.tasks import (
+    AddingProblem,
+    BinaryAddition,
+    CharLM,
+    Forecasting,
+    NoisySine,
+    Task,
+    TemporalOrder,
+)
 from rnncore.tasks.addition import encode, report, score
 from rnncore.trainer import History, Trainer
 
@@ -241,3 +250,117 @@ def words(
         updates * epoch: {"word_loss": loss} for epoch, loss in enumerate(losses.mean(axis=1).tolist(), 1)
     }
     return Run("chars", task, model, history, task.evaluate(model))
+
+
+def series(task: Forecasting, seed: int = 0, steps: int = 1000, *, progress: bool = True) -> Run[Forecasting]:
+    """Train a network to forecast a series.
+
+    Parameters
+    ----------
+    task : Forecasting
+    seed : int, default 0
+        For the first weights and the batches.
+    steps : int, default 1000
+        Number of updates.
+    progress : bool
+        Show a progress bar.
+    """
+    return _run("series", task, task.model(seed=seed), "mse", steps, Cosine(steps), seed, progress)
+
+
+def sine(seed: int = 0, steps: int = 1500, *, progress: bool = True) -> Run[NoisySine]:
+    """Train an LSTM on a noisy sine wave, so that it can draw the wave by itself.
+
+    Parameters
+    ----------
+    seed : int, default 0
+        For the noise of the series, the first weights and the batches.
+    steps : int, default 1500
+        Number of updates.
+    progress : bool
+        Show a progress bar.
+    """
+    task = NoisySine(seed)
+    return _run("sine", task, task.model(45, seed=seed), "mse", steps, Cosine(steps), seed, progress)
+
+
+def tutorial_sine(seed: int = 0, steps: int = 301 * 9, *, progress: bool = True) -> Run[NoisySine]:
+    """Train as the tutorial does: plain gradient descent, and a state that goes on between shuffled windows.
+
+    LSTM with one bias, weights normal with deviation 1/√fan-in; half the squared error, summed over a batch,
+    with rate 0.008.
+
+    Parameters
+    ----------
+    seed : int, default 0
+        For the noise of the series, the first weights and the batches.
+    steps : int, default 2709
+        Number of updates, 9 an epoch.
+    progress : bool
+        Show a progress bar.
+    """
+    task = NoisySine(seed, noise=0, batch_size=10, carry=True)
+    rng = np.random.default_rng(seed)
+    model = task.model(45, bias="single", init="lecun", seed=rng)
+    trainer = Trainer(model, "half_mse", SGD(lr=0.008), reduction="sum", seed=rng)
+    history = trainer.fit(task, steps, validate_every=90, progress=progress)
+    return Run("sine", task, model, history, task.evaluate(model))
+
+
+def adding_problem(
+    seed: int = 0, steps: int = 2000, *, length: int = 100, cell: str = "lstm", progress: bool = True
+) -> Run[AddingProblem]:
+    """Train a network of 32 units to add the two marked ones of many numbers.
+
+    Parameters
+    ----------
+    seed : int, default 0
+        For all sequences and the first weights.
+    steps : int, default 2000
+        Number of updates, of 50 sequences each.
+    length : int, default 100
+        Of the sequences.
+    cell : {"lstm", "gru", "rnn"}
+    progress : bool
+        Show a progress bar.
+    """
+    task = AddingProblem(length, seed=seed)
+    return _run("adding-problem", task, task.model(cell=cell, seed=seed), "mse", steps, None, seed, progress)
+
+
+def temporal_order(
+    seed: int = 0, steps: int = 1000, *, length: int = 50, progress: bool = True
+) -> Run[TemporalOrder]:
+    """Train an LSTM of 32 units to tell in which order three symbols came.
+
+    Parameters
+    ----------
+    seed : int, default 0
+        For all sequences and the first weights.
+    steps : int, default 1000
+        Number of updates, of 50 sequences each.
+    length : int, default 50
+        Of the sequences.
+    progress : bool
+        Show a progress bar.
+    """
+    task = TemporalOrder(length, seed=seed)
+    model = task.model(seed=seed)
+    return _run("temporal-order", task, model, "cross_entropy", steps, Cosine(steps), seed, progress)
+
+
+def _run(
+    name: str,
+    task: AnyTask,
+    model: SequenceModel,
+    loss: str,
+    steps: int,
+    schedule: Schedule | None,
+    seed: int,
+    progress: bool,
+) -> Run[AnyTask]:
+    """Train with Adam at 0.01 and gradients of norm 1 at most."""
+    trainer = Trainer(model, loss, Adam(lr=0.01), clip_norm=1.0, seed=seed)
+    every = max(steps // 20, 1)
+    history = trainer.fit(task, steps, validate_every=every, schedule=schedule, progress=progress)
+    return Run(name, task, model, history, task.evaluate(model))

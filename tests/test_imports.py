@@ -17,6 +17,7 @@ ORDER = [
     "kernels",
     "checks",
     "files",
+    "datasets",
     "initializers",
     "losses",
     "optimizers",

@@ -2,6 +2,21 @@
 
 from rnncore.tasks.addition import BinaryAddition
 from rnncore.tasks.characters import CharLM
+from rnncore.tasks.forecasting import Forecasting, NoisySine
+from rnncore.tasks.problems import AddingProblem, EmbeddedReber, TemporalOrder
+from rnncore.tasks.sequences import SequenceClassification, SequenceRegression
 from rnncore.tasks.task import Batch, Task
 
-__all__ = ["Batch", "BinaryAddition", "CharLM", "Task"]
+__all__ = [
+    "AddingProblem",
+    "Batch",
+    "BinaryAddition",
+    "CharLM",
+    "EmbeddedReber",
+    "Forecasting",
+    "NoisySine",
+    "SequenceClassification",
+    "SequenceRegression",
+    "Task",
+    "TemporalOrder",
+]

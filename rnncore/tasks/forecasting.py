@@ -1,0 +1,371 @@
+"""Forecasting: a network reads a window of a series and predicts what comes next."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+
+from rnncore import checks, pictures
+from rnncore.layers import State
+from rnncore.models import SequenceModel, Sequential
+from rnncore.tasks.task import Batch
+
+
+class Forecasting:
+    """Predict the next rows of a series from a window of those before.
+
+    The last part of the series is held out. Every column is scaled by mean and deviation of the training part
+    alone; predictions and errors are in the series' own units.
+
+    Parameters
+    ----------
+    series : array_like, (S,) or (S, C) numbers
+        S rows of C columns, all of which are read and predicted.
+    window : int, default 20
+        T, rows that the network reads.
+    horizon : int, default 1
+        Rows that it predicts at once.
+    output : {"last", "all"}
+        Predict behind the last row of the window (many-to-one), or behind each (many-to-many).
+    held_out : float, default 0.2
+        Part of the rows, at the end, that training never sees; with 0, errors are of the rows trained on.
+    season : int, optional
+        Rows after which the series repeats itself, more or less: for the seasonal baseline.
+    ahead : int, optional
+        Rows that `evaluate` predicts in closed loop; one season if not given, or one window.
+    noise : float, default 0
+        Deviation of the noise added to training windows, where columns are scaled to deviation 1. It teaches
+        a network to come back from errors of its own, which closed-loop prediction feeds it with.
+    batch_size : int, default 32
+        N; what is left of the windows when they are dealt out waits for another epoch.
+    columns : sequence of str, optional
+        Names of the columns.
+
+    Attributes
+    ----------
+    series : ndarray of float64, (S, C)
+    split : int
+        Rows in the training part.
+    mean, deviation : ndarray of float64, (C,)
+        Of the training part; a column that is constant there counts as of deviation 1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument out of its range, a missing value (its row is named), or too few rows.
+    """
+
+    carry = False  # the state from one batch to the next
+
+    def __init__(
+        self,
+        series: npt.ArrayLike,
+        *,
+        window: int = 20,
+        horizon: int = 1,
+        output: str = "last",
+        held_out: float = 0.2,
+        season: int | None = None,
+        ahead: int | None = None,
+        noise: float = 0.0,
+        batch_size: int = 32,
+        columns: Sequence[str] | None = None,
+    ) -> None:
+        self.window = checks.integer("window", window)
+        self.horizon = checks.integer("horizon", horizon)
+        self.output = checks.choice("output", output, ("last", "all"))
+        self.held_out = checks.real("held_out", held_out, high=1.0)
+        self.season = None if season is None else checks.integer("season", season)
+        self.ahead = checks.integer("ahead", self.season or self.window if ahead is None else ahead)
+        self.noise = checks.real("noise", noise)
+        self.batch_size = checks.integer("batch_size", batch_size)
+        self.series = _series(series)
+        S, C = self.series.shape
+        self.columns = [f"column {c}" for c in range(C)] if columns is None else list(columns)
+        if len(self.columns) != C:
+            raise ValueError(f"columns must name {C} columns, got {len(self.columns)}")
+        self.split = S - round(self.held_out * S)
+        if self.split < self.window + self.horizon:
+            raise ValueError(
+                f"series has {self.split} rows to train on, "
+                f"but a window and its horizon take {self.window + self.horizon}"
+            )
+        if self.season is not None and self.season > self.split:
+            raise ValueError(f"season = {self.season} is longer than the training part of {self.split} rows")
+        if S - self.ahead < self._first:
+            raise ValueError(f"series has {S - self._first} rows to evaluate on, but ahead = {self.ahead}")
+        train = self.series[: self.split]
+        deviation = train.std(axis=0)
+        self.mean, self.deviation = train.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a task again."""
+        return {
+            "series": self.series.tolist(),
+            "window": self.window,
+            "horizon": self.horizon,
+            "output": self.output,
+            "held_out": self.held_out,
+            "season": self.season,
+            "ahead": self.ahead,
+            "noise": self.noise,
+            "batch_size": self.batch_size,
+            "columns": self.columns,
+        }
+
+    @property
+    def truth(self) -> np.ndarray:
+        """What forecasts begin with and are compared with, (S, C)."""
+        return self.series
+
+    @property
+    def _first(self) -> int:
+        """Row that the first forecast to evaluate begins with."""
+        return self.split if self.held_out else max(self.window, self.season or 0)
+
+    def model(self, hidden_size: int = 32, **options: Any) -> SequenceModel:
+        """Return a network for the task; options as for `rnncore.SequenceModel`."""
+        C = len(self.columns)
+        defaults = {"input": "dense", "output": self.output}
+        return SequenceModel(C, hidden_size, self.horizon * C, **defaults | options)
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Yield the windows of the training part in random order, with their noise."""
+        rows = self.window + self.horizon
+        scaled = ((self.series[: self.split] - self.mean) / self.deviation).astype(np.float32)
+        windows = sliding_window_view(scaled, rows, axis=0).swapaxes(1, 2)
+        order = rng.permutation(len(windows))
+        N = min(self.batch_size, len(order))
+        for chosen in order[: len(order) // N * N].reshape(-1, N):
+            x, y = self._cut(windows[chosen])
+            if self.noise:
+                x = x + np.float32(self.noise) * rng.standard_normal(x.shape, np.float32)
+            yield Batch(x, y, carry=self.carry)
+
+    def _cut(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cut (N, window + horizon, C) into x and y: the `horizon` rows next to each step, or to the last."""
+        N = len(windows)
+        following = sliding_window_view(windows[:, 1:], self.horizon, axis=1).swapaxes(2, 3)
+        y = following.reshape(N, self.window, -1)
+        return windows[:, : self.window], y if self.output == "all" else y[:, -1]
+
+    def closed_loop(self, model: Sequential, history: npt.ArrayLike, steps: int) -> np.ndarray:
+        """Predict on and on, from predictions that are read as if they were the series.
+
+        Parameters
+        ----------
+        model : Sequential
+            As `model` returns it, trained.
+        history : array_like, (N, S, C)
+            The rows before, at least `window` of them, of N series.
+        steps : int
+            Rows to predict.
+
+        Returns
+        -------
+        ndarray of float64, (N, steps, C)
+        """
+        steps = checks.integer("steps", steps)
+        history = checks.dense("history", history)
+        checks.shape("history", history, ("N", "S", len(self.columns)))
+        T, h = self.window, self.horizon
+        if history.shape[1] < T:
+            raise ValueError(f"history must have at least {T} rows, got {history.shape[1]}")
+        N, _, C = history.shape
+        rows = np.empty((N, T + steps + h, C))
+        rows[:, :T] = (history[:, -T:] - self.mean) / self.deviation
+        state: State = None
+        for t in range(T, T + steps, h):
+            y, after = model.forward(rows[:, t - T : t], state)
+            rows[:, t : t + h] = (y[:, -1] if model.output == "all" else y).reshape(N, h, C)
+            state = after if self.carry else None
+        return rows[:, T : T + steps] * self.deviation + self.mean
+
+    def forecast(self, model: Sequential, start: int | None = None, steps: int | None = None) -> np.ndarray:
+        """Predict any range of the series in closed loop, also beyond its end.
+
+        Parameters
+        ----------
+        model : Sequential
+        start : int, optional
+            First row to predict, from `window` to the end of the series; the first held-out row if not given.
+        steps : int, optional
+            Rows to predict; to the end of the series, or else `ahead`, if not given.
+
+        Returns
+        -------
+        ndarray of float64, (steps, C)
+        """
+        start, steps = self.range(start, steps)
+        return self.closed_loop(model, self.truth[None, :start], steps)[0]
+
+    def range(self, start: int | None = None, steps: int | None = None) -> tuple[int, int]:
+        """Return first row and number of rows that `forecast` predicts."""
+        S = len(self.series)
+        start = self._first if start is None else checks.integer("start", start, minimum=0)
+        if not self.window <= start <= S:
+            raise ValueError(
+                f"start must lie in {self.window} ... {S}, a window behind the first row, got {start}"
+            )
+        return start, checks.integer("steps", (S - start or self.ahead) if steps is None else steps)
+
+    def validate(self, model: Sequential) -> dict[str, float]:
+        """Return what `evaluate` does."""
+        return self.evaluate(model)
+
+    def evaluate(self, model: Sequential) -> dict[str, float]:
+        """Return root mean squared errors on the held-out rows, beside those of forecasts without a model.
+
+        Forecasts begin with every held-out row that has enough others behind it.
+
+        Returns
+        -------
+        dict
+            "rmse_1", one row ahead, and "rmse_k", the first k = `ahead` rows in closed loop; the same for
+            "last_value", the row before again and again, and for "seasonal", the season before again and
+            again. With several columns the name of each is appended.
+        """
+        metrics = {}
+        for ahead in dict.fromkeys((1, self.ahead)):
+            starts = np.arange(self._first, len(self.truth) - ahead + 1)
+            rows = sliding_window_view(self.truth, ahead, axis=0).swapaxes(1, 2)[starts]
+            history = sliding_window_view(self.truth, self.window, axis=0).swapaxes(1, 2)[
+                starts - self.window
+            ]
+            found = {"rmse": self.closed_loop(model, history, ahead), "last_value": history[:, -1:]}
+            if self.season:
+                back = np.arange(ahead) % self.season - self.season
+                found["seasonal"] = self.truth[starts[:, None] + back]
+            for name, forecasts in found.items():
+                errors = np.sqrt(np.mean((forecasts - rows) ** 2, axis=(0, 1)))
+                for column, error in zip(self.columns, errors.tolist(), strict=True):
+                    metrics[f"{name}_{ahead}{self._suffix(column)}"] = error
+        return metrics
+
+    def _suffix(self, column: str) -> str:
+        return f"_{column}" if len(self.columns) > 1 else ""
+
+    def draw(self, path: str | os.PathLike[str], metrics: Mapping[int, Mapping[str, float]]) -> None:
+        """Draw the errors over training into a PNG file.
+
+        Parameters
+        ----------
+        path : path
+        metrics : mapping of int to mapping of str to float
+            What `validate` gave, by the number of updates until then.
+        """
+        names = {"rmse": "network", "last_value": "last value", "seasonal": "last season"}
+        panels = []
+        for ahead in dict.fromkeys((1, self.ahead)):
+            for column in self.columns:
+                curves = {
+                    label: [values[key] for values in metrics.values()]
+                    for name, label in names.items()
+                    if (key := f"{name}_{ahead}{self._suffix(column)}") in next(iter(metrics.values()), {})
+                }
+                panels.append(pictures.Panel(f"RMSE of {column},\n{ahead} ahead", curves))
+        pictures.training_curves(path, "Forecasting", list(metrics), panels)
+
+    def draw_forecast(
+        self, path: str | os.PathLike[str], start: int, forecast: np.ndarray, title: str = "Forecast"
+    ) -> None:
+        """Draw the series and a forecast that begins with row `start`, (steps, C), into a PNG file."""
+        pictures.forecast(path, title, self.columns, self.truth, start, forecast)
+
+
+class NoisySine(Forecasting):
+    """A sine wave to be learnt from noisy samples of it, and then to be drawn from its first points alone.
+
+    101 points from -2π to 2π, with noise of deviation 0.05, are read in windows of 10. Evaluation begins with
+    the first 10 points without noise and predicts the other 91 in closed loop.
+
+    Parameters
+    ----------
+    seed : int, default 0
+        Of the noise.
+    noise : float, default 0.1
+        Added to training windows anew each time.
+    batch_size : int, default 30
+    carry : bool, default False
+        Let the state go on from one batch to the next, though shuffled windows do not follow one another, and
+        from one prediction to the next: as a well-known tutorial does.
+    """
+
+    def __init__(
+        self, seed: int = 0, *, noise: float = 0.1, batch_size: int = 30, carry: bool = False
+    ) -> None:
+        self.seed = checks.integer("seed", seed, minimum=0)
+        self.carry = checks.flag("carry", carry)
+        self.clean = np.sin(np.linspace(-2 * np.pi, 2 * np.pi, 101))[:, None]
+        noisy = self.clean + 0.05 * np.random.default_rng([self.seed, 0]).standard_normal(self.clean.shape)
+        super().__init__(
+            noisy, window=10, held_out=0, ahead=91, noise=noise, batch_size=batch_size, columns=["sin x"]
+        )
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a task again."""
+        return {"seed": self.seed, "noise": self.noise, "batch_size": self.batch_size, "carry": self.carry}
+
+    @property
+    def truth(self) -> np.ndarray:
+        """The sine without noise, (101, 1)."""
+        return self.clean
+
+
+def read_csv(path: str | os.PathLike[str], columns: Sequence[str]) -> np.ndarray:
+    """Read columns of numbers from a CSV file whose first line names them.
+
+    Parameters
+    ----------
+    path : path
+    columns : sequence of str
+
+    Returns
+    -------
+    ndarray of float64, (S, C)
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it has no such column, or a value is missing or no number; its line is named.
+    """
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        for column in columns:
+            if column not in (reader.fieldnames or ()):
+                there = ", ".join(map(repr, reader.fieldnames or ())) or "none"
+                raise ValueError(f"{path} has no column {column!r}, but {there}")
+        return np.array(
+            [[_number(row[c], f"{path}, line {reader.line_num}: {c}") for c in columns] for row in reader]
+        ).reshape(-1, len(columns))
+
+
+def _number(text: str | None, place: str) -> float:
+    """Return the finite number that a text stands for."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = np.nan
+    if not np.isfinite(value):
+        raise ValueError(f"{place} must be a number, got {text or 'nothing'!r}")
+    return value
+
+
+def _series(value: npt.ArrayLike) -> np.ndarray:
+    """Return a series as (S, C) float64 without missing values."""
+    found = checks.dense("series", value)
+    if found.ndim == 1:
+        found = found[:, None]
+    checks.shape("series", found, ("S", "C"))
+    wrong = checks.first_outside(found, checks.finite(np.dtype(np.float64)))
+    if wrong:
+        raise ValueError(f"series[{wrong[0]}] holds {found[wrong]} in column {wrong[1]}: a value is missing")
+    return found.astype(np.float64)

@@ -1,0 +1,269 @@
+"""Classes or numbers for whole sequences: many-to-one."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rnncore import checks, pictures
+from rnncore.models import SequenceModel, Sequential
+from rnncore.tasks.task import Batch
+
+Sequences = npt.ArrayLike | Sequence[npt.ArrayLike]
+
+
+class _WholeSequences(ABC):
+    """What classification and regression share.
+
+    Attributes
+    ----------
+    train, test : Batch
+        What is learnt from, and what is held out (the same if nothing is).
+    """
+
+    train: Batch
+    test: Batch
+
+    def __init__(
+        self,
+        x: Sequences,
+        y: npt.ArrayLike,
+        lengths: npt.ArrayLike | None = None,
+        *,
+        test: tuple[Any, ...] | None = None,
+        held_out: float = 0.2,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        self.batch_size = checks.integer("batch_size", batch_size)
+        held_out = checks.real("held_out", held_out, high=1.0)
+        rng = np.random.default_rng(checks.integer("seed", seed, minimum=0))
+        x, lengths = _pad("x", x, lengths)
+        y = self._targets("y", y, len(x))
+        if test is not None:
+            if not isinstance(test, tuple) or len(test) not in (2, 3):
+                raise TypeError("test must be a tuple (x, y) or (x, y, lengths)")
+            test_x, test_lengths = _pad("test[0]", test[0], *test[2:])
+            checks.shape("test[0]", test_x, ("N", "T", x.shape[2]))
+            test_y = self._targets("test[1]", test[1], len(test_x))
+            self.train, self.test = Batch(x, y, lengths), Batch(test_x, test_y, test_lengths)
+        else:
+            order = rng.permutation(len(x))
+            count = min(round(held_out * len(x)), len(x) - 1)
+            whole = Batch(x, y, lengths)
+            self.train = _take(whole, order[count:])
+            self.test = _take(whole, order[:count]) if count else self.train
+
+    @abstractmethod
+    def _targets(self, name: str, y: npt.ArrayLike, N: int) -> np.ndarray:
+        """Check targets and return them as a loss takes them."""
+
+    @abstractmethod
+    def evaluate(self, model: Sequential) -> dict[str, float]:
+        """Return how well a model does on the test sequences."""
+
+    def validate(self, model: Sequential) -> dict[str, float]:
+        """Return what `evaluate` does."""
+        return self.evaluate(model)
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Yield the training sequences in random order; the last batch may be smaller."""
+        order = rng.permutation(len(self.train.x))
+        for first in range(0, len(order), self.batch_size):
+            yield _take(self.train, order[first : first + self.batch_size])
+
+    def draw(self, path: str | os.PathLike[str], metrics: Mapping[int, Mapping[str, float]]) -> None:
+        """Draw each metric over training into a PNG file.
+
+        Parameters
+        ----------
+        path : path
+        metrics : mapping of int to mapping of str to float
+            What `validate` gave, by the number of updates until then.
+        """
+        names = next(iter(metrics.values()), {})
+        panels = [pictures.Panel(name, {name: [v[name] for v in metrics.values()]}) for name in names]
+        pictures.training_curves(path, "Sequences held out", list(metrics), panels)
+
+
+class SequenceClassification(_WholeSequences):
+    """Tell the class of a sequence.
+
+    Parameters
+    ----------
+    x : array_like, (N, T, D) or (N, T), or sequence of arrays (T, D) or (T,) of unequal length
+        Numbers, none missing; without D there is one at each step.
+    y : array_like, (N,)
+        Class of each sequence: integers, strings or whatever else NumPy can sort.
+    lengths : array_like of int, (N,), optional
+        Valid steps of each sequence of an array.
+    test : tuple (x, y) or (x, y, lengths), optional
+        Sequences to evaluate on.
+    held_out : float, default 0.2
+        Part of the sequences to evaluate on where no `test` is given, drawn at random. With 0 these are those
+        trained on.
+    batch_size : int, default 32
+    seed : int, default 0
+        Decides which sequences are held out.
+
+    Attributes
+    ----------
+    classes : ndarray, (C,)
+        In order; the outputs of a model are theirs.
+    train, test : Batch
+        What is learnt from, and what is held out; their y are indices into `classes`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a wrong shape, a missing value (sequence and step are named), or a class that is in the test only.
+    """
+
+    classes: np.ndarray
+
+    def __init__(self, x: Sequences, y: npt.ArrayLike, *args: Any, **options: Any) -> None:
+        self.classes = np.unique(checks.array("y", y))
+        super().__init__(x, y, *args, **options)
+
+    def _targets(self, name: str, y: npt.ArrayLike, N: int) -> np.ndarray:
+        found = checks.array(name, y)
+        checks.shape(name, found, (N,))
+        for n in np.flatnonzero(~np.isin(found, self.classes))[:1]:
+            raise ValueError(f"{name}[{n}] = {found[n]!r} is not among the classes to learn: {self.classes}")
+        return np.searchsorted(self.classes, found)
+
+    def model(self, hidden_size: int = 32, **options: Any) -> SequenceModel:
+        """Return a network for the task; options as for `rnncore.SequenceModel`."""
+        defaults = {"input": "dense", "output": "last", "output_activation": "softmax"}
+        D = self.train.x.shape[2]
+        return SequenceModel(D, hidden_size, len(self.classes), **defaults | options)
+
+    def evaluate(self, model: Sequential) -> dict[str, float]:
+        """Return "accuracy", the part of the test sequences that is classified right."""
+        counts = self.confusion(model)
+        return {"accuracy": float(np.trace(counts) / counts.sum())}
+
+    def confusion(self, model: Sequential) -> np.ndarray:
+        """Return how often each class (row) of the test sequences was taken for each (column).
+
+        Returns
+        -------
+        ndarray of int, (C, C)
+        """
+        found = model.predict(self.test.x, self.test.lengths).argmax(axis=1)
+        C = len(self.classes)
+        return np.bincount(C * self.test.y + found, minlength=C * C).reshape(C, C)
+
+    def draw_confusion(self, path: str | os.PathLike[str], model: Sequential) -> None:
+        """Draw the confusion matrix into a PNG file."""
+        pictures.confusion_matrix(path, [str(name) for name in self.classes], self.confusion(model))
+
+
+class SequenceRegression(_WholeSequences):
+    """Tell numbers for a sequence.
+
+    Parameters
+    ----------
+    x : array_like, (N, T, D) or (N, T), or sequence of arrays (T, D) or (T,) of unequal length
+        Numbers, none missing; without D there is one at each step.
+    y : array_like, (N,) or (N, O)
+    lengths : array_like of int, (N,), optional
+        Valid steps of each sequence of an array.
+    test : tuple (x, y) or (x, y, lengths), optional
+        Sequences to evaluate on.
+    held_out : float, default 0.2
+        Part of the sequences to evaluate on where no `test` is given, drawn at random. With 0 these are those
+        trained on.
+    batch_size : int, default 32
+    seed : int, default 0
+        Decides which sequences are held out.
+
+    Attributes
+    ----------
+    train, test : Batch
+        What is learnt from, and what is held out; their y are (N, O).
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a wrong shape, or a missing value (sequence and step are named).
+    """
+
+    def __init__(self, x: Sequences, y: npt.ArrayLike, *args: Any, **options: Any) -> None:
+        super().__init__(x, y, *args, **options)
+        checks.shape("test[1]", self.test.y, ("N", self.train.y.shape[1]))
+
+    def _targets(self, name: str, y: npt.ArrayLike, N: int) -> np.ndarray:
+        found = checks.dense(name, y)
+        if found.ndim == 1:
+            found = found[:, None]
+        checks.shape(name, found, (N, "O"))
+        for n in np.flatnonzero(~np.isfinite(found).all(axis=1))[:1]:
+            raise ValueError(f"{name}[{n}] = {found[n]}: a value is missing")
+        return found
+
+    def model(self, hidden_size: int = 32, **options: Any) -> SequenceModel:
+        """Return a network for the task; options as for `rnncore.SequenceModel`."""
+        defaults = {"input": "dense", "output": "last"}
+        sizes = self.train.x.shape[2], hidden_size, self.train.y.shape[1]
+        return SequenceModel(*sizes, **defaults | options)
+
+    def evaluate(self, model: Sequential) -> dict[str, float]:
+        """Return the error on the test sequences.
+
+        Returns
+        -------
+        dict
+            "rmse", root mean squared error, and "r2", the part of the targets' variance that the model
+            explains, 1 - Σ(y - ŷ)² / Σ(y - mean)²; NaN where the targets do not vary.
+        """
+        y = self.test.y.astype(np.float64)
+        squares = (model.predict(self.test.x, self.test.lengths) - y) ** 2
+        spread = ((y - y.mean(axis=0)) ** 2).sum()
+        r2 = 1 - squares.sum() / spread if spread else np.nan
+        return {"rmse": float(np.sqrt(squares.mean())), "r2": float(r2)}
+
+
+def _pad(
+    name: str, x: Sequences, lengths: npt.ArrayLike | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return sequences as one array (N, T, D), shorter ones with zeros behind, and their lengths if any."""
+    if isinstance(x, np.ndarray) and x.dtype != object:
+        found = checks.dense(name, x)
+    else:
+        parts = [checks.dense(f"{name}[{n}]", part) for n, part in enumerate(x)]  # type: ignore[arg-type]
+        for n, part in enumerate(parts):
+            if part.ndim not in (1, 2) or part.shape[1:] != parts[0].shape[1:]:
+                expected = ("T", *parts[0].shape[1:]) if parts[0].ndim in (1, 2) else ("T", "D")
+                checks.shape(f"{name}[{n}]", part, expected)
+        counts = np.array([len(part) for part in parts], np.intp)
+        if parts and lengths is None and len(set(counts.tolist())) > 1:
+            lengths = counts
+        T = max(counts, default=0)
+        found = np.zeros(
+            (len(parts), T, *(parts[0].shape[1:] if parts else ())), np.result_type(*parts, np.int8)
+        )
+        for row, part in zip(found, parts, strict=True):
+            row[: len(part)] = part
+    if found.ndim == 2:
+        found = found[:, :, None]
+    checks.shape(name, found, ("N", "T", "D"))
+    N, T, _ = found.shape
+    if not N or not T:
+        raise ValueError(f"{name} must hold a sequence with a step, got shape {found.shape}")
+    steps = checks.lengths(lengths, N, T)
+    valid = np.arange(T) < (np.full(N, T) if steps is None else steps)[:, None]
+    for n, t in np.argwhere(valid & ~np.isfinite(found).all(axis=2))[:1]:
+        raise ValueError(f"{name}[{n}] at step {t} is {found[n, t]}: a value is missing")
+    return found, steps
+
+
+def _take(batch: Batch, chosen: np.ndarray) -> Batch:
+    """Return some sequences of a batch."""
+    lengths = None if batch.lengths is None else batch.lengths[chosen]
+    return Batch(batch.x[chosen], batch.y[chosen], lengths)
