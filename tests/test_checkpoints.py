@@ -366,11 +366,17 @@ def start(folder, updates, name):
     return process
 
 
+def end(process):
+    """Wait for a process and return its exit code."""
+    with process:
+        return process.wait()
+
+
 def kill_and_resume(folder, kills, updates):
     """Kill so many runs at random moments and resume them; return how many had a file half-written."""
     process = start(folder, updates, "whole")
     begun = time.monotonic()
-    assert process.wait() == 0
+    assert end(process) == 0
     length = time.monotonic() - begun
     expected = dict(np.load(folder / "whole.npz"))
     rng = np.random.default_rng(0)
@@ -379,9 +385,9 @@ def kill_and_resume(folder, kills, updates):
         process = start(folder, updates, k)
         time.sleep(rng.uniform(0, length))
         process.kill()
-        process.wait()
+        end(process)
         halves += len(list(folder.glob(".*.part")))
-        assert start(folder, updates, k).wait() == 0
+        assert end(start(folder, updates, k)) == 0
         assert_same(dict(np.load(folder / f"{k}.npz")), expected)
         assert not list(folder.glob(".*.part"))
     return halves
