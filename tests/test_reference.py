@@ -284,12 +284,12 @@ def test_rmsprop_under_a_constant_gradient(centered, momentum):
     buffer, grad_avg = zeros() if momentum else None, zeros() if centered else None
     for step in (1, 2, 3):
         update(NUMPY, "RMSprop", p, G, [square_avg, buffer, grad_avg], lr, step, alpha, eps, momentum, 0.0)
-    expected, update = P.copy(), zeros()
+    expected, moved = P.copy(), zeros()
     for k in (1, 2, 3):
         share = 1 - alpha**k  # of the gradient in its average, and of its square
         variance = (share - share**2 if centered else share) * G**2
-        update = momentum * update + G / (np.sqrt(variance) + eps)
-        expected -= lr * update
+        moved = momentum * moved + G / (np.sqrt(variance) + eps)
+        expected -= lr * moved
     np.testing.assert_allclose(p, expected, rtol=1e-13)
 
 
