@@ -23,6 +23,8 @@ from rnncore.commands.common import (
     training_options,
     write,
 )
+from rnncore.commands.forecast import forecast, train_series, train_sine
+from rnncore.commands.problems import train_adding_problem, train_reber, train_temporal_order
 from rnncore.tasks.addition import encode, report
 
 SHOWN = ((8, 4), (16, 2), (64, 1))  # bits and number of the sums that are printed
@@ -30,6 +32,11 @@ SHOWN = ((8, 4), (16, 2), (64, 1))  # bits and number of the sums that are print
 TASKS: dict[str, Callable[..., tasks.Task]] = {
     "addition": tasks.BinaryAddition,
     "chars": tasks.CharLM.from_config,
+    "series": tasks.Forecasting,
+    "sine": tasks.NoisySine,
+    "adding-problem": tasks.AddingProblem,
+    "temporal-order": tasks.TemporalOrder,
+    "reber": tasks.EmbeddedReber,
 }
 
 
@@ -126,6 +133,12 @@ def train_addition(recipe: str, steps: int | None, seed: int, out: Path, quiet: 
 
 train.add_command(train_chars)
 train.add_command(train_words)
+train.add_command(train_sine)
+train.add_command(train_series)
+train.add_command(train_adding_problem)
+train.add_command(train_temporal_order)
+train.add_command(train_reber)
+cli.add_command(forecast)
 cli.add_command(sample_text)
 
 

@@ -19,6 +19,7 @@ from rnncore.tasks import (
     AddingProblem,
     BinaryAddition,
     CharLM,
+    EmbeddedReber,
     Forecasting,
     NoisySine,
     Task,
@@ -347,6 +348,23 @@ def temporal_order(
     task = TemporalOrder(length, seed=seed)
     model = task.model(seed=seed)
     return _run("temporal-order", task, model, "cross_entropy", steps, Cosine(steps), seed, progress)
+
+
+def reber(seed: int = 0, steps: int = 2000, *, progress: bool = True) -> Run[EmbeddedReber]:
+    """Train an LSTM of 8 units to tell what the embedded Reber grammar allows next.
+
+    Parameters
+    ----------
+    seed : int, default 0
+        For all strings and the first weights.
+    steps : int, default 2000
+        Number of updates, of 4 strings each.
+    progress : bool
+        Show a progress bar.
+    """
+    task = EmbeddedReber(seed=seed)
+    model = task.model(seed=seed)
+    return _run("reber", task, model, "cross_entropy", steps, Cosine(steps), seed, progress)
 
 
 def _run(

@@ -202,10 +202,10 @@ class Forecasting:
         -------
         ndarray of float64, (steps, C)
         """
-        start, steps = self.range(start, steps)
+        start, steps = self.span(start, steps)
         return self.closed_loop(model, self.truth[None, :start], steps)[0]
 
-    def range(self, start: int | None = None, steps: int | None = None) -> tuple[int, int]:
+    def span(self, start: int | None = None, steps: int | None = None) -> tuple[int, int]:
         """Return first row and number of rows that `forecast` predicts."""
         S = len(self.series)
         start = self._first if start is None else checks.integer("start", start, minimum=0)
@@ -273,10 +273,16 @@ class Forecasting:
         pictures.training_curves(path, "Forecasting", list(metrics), panels)
 
     def draw_forecast(
-        self, path: str | os.PathLike[str], start: int, forecast: np.ndarray, title: str = "Forecast"
+        self,
+        path: str | os.PathLike[str],
+        model: Sequential,
+        start: int | None = None,
+        steps: int | None = None,
     ) -> None:
-        """Draw the series and a forecast that begins with row `start`, (steps, C), into a PNG file."""
-        pictures.forecast(path, title, self.columns, self.truth, start, forecast)
+        """Draw the series and a forecast over it into a PNG file; start and steps as for `forecast`."""
+        start, steps = self.span(start, steps)
+        predicted = self.forecast(model, start, steps)
+        pictures.forecast(path, "Forecast", self.columns, self.truth, start, predicted)
 
 
 class NoisySine(Forecasting):
