@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 import numpy as np
@@ -16,6 +16,7 @@ import rnncore
 from rnncore import kernels, recipes, tasks
 from rnncore.commands.chars import sample_text, train_chars, train_words
 from rnncore.commands.common import (
+    checkpoint_options,
     model_file,
     require_writable,
     show_metrics,
@@ -51,7 +52,7 @@ def main() -> NoReturn:
         status = _complain("stopped", 130)
     except click.ClickException as error:
         status = _complain(error.format_message())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         status = _complain(str(error))
     sys.exit(status)
 
@@ -112,17 +113,22 @@ def train() -> None:
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Number of updates.  [default: the recipe's]")
 @training_options("addition")
-def train_addition(recipe: str, steps: int | None, seed: int, out: Path, quiet: bool) -> None:
+@checkpoint_options
+def train_addition(
+    recipe: str, steps: int | None, seed: int, out: Path, quiet: bool, checkpoints: dict[str, Any]
+) -> None:
     """Teach a network to add binary numbers, and test it on sums longer than any it has seen."""
     from tqdm import tqdm
 
     require_writable(out)
     length = {} if steps is None else {"steps": steps}
     if recipe == "tutorial":
+        if checkpoints["resume"] or checkpoints["checkpoint_every"]:
+            raise click.UsageError("the tutorial recipe has no checkpoints: it takes seconds")
         say = None if quiet else tqdm.write
         run = recipes.tutorial_addition(seed, **length, say=say, progress=not quiet)
     else:
-        run = recipes.addition(seed, **length, progress=not quiet)
+        run = recipes.addition(seed, **length, progress=not quiet, checkpoints=checkpoints)
     if not quiet:
         for bits, count in SHOWN:
             x, _ = encode(run.task.sums(bits, count), bits)

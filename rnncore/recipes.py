@@ -88,7 +88,9 @@ class Run(NamedTuple, Generic[AnyTask]):
         return names
 
 
-def addition(seed: int = 0, steps: int = 800, *, progress: bool = True) -> Run[BinaryAddition]:
+def addition(
+    seed: int = 0, steps: int = 800, *, progress: bool = True, checkpoints: Mapping[str, Any] | None = None
+) -> Run[BinaryAddition]:
     """Train a small network to add, from many random 8-bit sums at once.
 
     Parameters
@@ -99,12 +101,14 @@ def addition(seed: int = 0, steps: int = 800, *, progress: bool = True) -> Run[B
         Number of updates.
     progress : bool
         Show a progress bar.
+    checkpoints : mapping, optional
+        Arguments checkpoint, checkpoint_every and resume of `Trainer.fit`.
     """
     task = BinaryAddition(seed=seed)
     rng = np.random.default_rng(seed)
     model = task.model(seed=rng)
     trainer = Trainer(model, "bce", Adam(lr=0.03), seed=rng)
-    history = trainer.fit(task, steps, validate_every=20, progress=progress)
+    history = trainer.fit(task, steps, validate_every=20, progress=progress, **(checkpoints or {}))
     return Run("addition", task, model, history, task.evaluate(model))
 
 

@@ -1,6 +1,8 @@
 """The command line: what it prints and writes, and one line for whatever is wrong."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -12,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import rnncore as rc
-from rnncore import cli, kernels, recipes
+from rnncore import cli, kernels, recipes, tasks
 
 
 class Result(NamedTuple):
@@ -224,3 +226,42 @@ def test_metrics_that_tell_no_task(rnncore, run, content):
 def test_model_of_another_task(rnncore, run):
     rc.SequenceModel(3, 4, 1, input="dense").save(run / "model.safetensors")
     assert_refused(rnncore("evaluate", run), "x must have shape")
+
+
+# --- stopped runs ---
+
+
+def test_a_stopped_run_is_resumed(rnncore, monkeypatch, tmp_path):
+    whole = rnncore("train", "addition", "--quiet", "--steps", 60, "--out", "whole")
+
+    def validate(self, model, before=tasks.BinaryAddition.validate):
+        validate.calls += 1
+        if validate.calls == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return before(self, model)
+
+    validate.calls = 0
+    monkeypatch.setattr(tasks.BinaryAddition, "validate", validate)
+    arguments = ("train", "addition", "--quiet", "--steps", 60, "--out", "stopped", "--resume")
+    stopped = rnncore(*arguments, "--checkpoint-every", 7)
+    assert stopped.code == 130
+    assert "checkpoint.safetensors: --resume goes on from there" in stopped.err
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["checkpoint.safetensors"]
+
+    resumed = rnncore(*arguments)
+    assert resumed.code == 0
+    assert resumed.out == whole.out.replace("whole", "stopped")
+    assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == [
+        "curves.png",
+        "history.csv",
+        "metrics.json",
+        "model.safetensors",
+    ]
+    for name in ("history.csv", "metrics.json", "model.safetensors"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_tutorial_recipe_has_no_checkpoints(rnncore):
+    assert_refused(
+        rnncore("train", "addition", "--recipe", "tutorial", "--resume"), "tutorial", "checkpoints"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 from collections.abc import Callable
@@ -35,6 +36,35 @@ def training_options(name: str) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def checkpoint_options(command: Command) -> Command:
+    """Add the options of a training command that can be stopped and resumed.
+
+    They come as its argument `checkpoints`, keyword arguments for `Trainer.fit`. The checkpoint lies in the
+    folder of the run until that is finished.
+    """
+
+    @click.option(
+        "--checkpoint-every",
+        type=click.IntRange(min=1),
+        metavar="UPDATES",
+        help="Write a checkpoint so often; one is always written on Ctrl-C.",
+    )
+    @click.option("--resume", is_flag=True, help="Go on from the checkpoint in the folder, if there is one.")
+    @functools.wraps(command)
+    def resumable(*, out: Path, checkpoint_every: int | None, resume: bool, **arguments: Any) -> None:
+        checkpoint = out / "checkpoint.safetensors"
+        options = {"checkpoint": checkpoint, "checkpoint_every": checkpoint_every, "resume": resume}
+        try:
+            command(out=out, checkpoints=options, **arguments)
+        except (KeyboardInterrupt, FloatingPointError):
+            if checkpoint.exists():
+                click.echo(f"{checkpoint}: --resume goes on from there", err=True)
+            raise
+        checkpoint.unlink(missing_ok=True)
+
+    return resumable
 
 
 def require_writable(folder: Path) -> None:
