@@ -97,7 +97,7 @@ def forecast(
         axis.axvline(start - 0.5, color="0.3", linewidth=0.8, linestyle=":")
         axis.set_ylabel(name)
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    axes[0].legend(loc="upper left", bbox_to_anchor=(0, 1.16), ncols=2, frameon=False)
     axes[-1].set_xlabel("row")
     figure.savefig(path, format="png", dpi=120)
 

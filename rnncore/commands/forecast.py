@@ -58,7 +58,11 @@ def train_sine(recipe: str, steps: int | None, seed: int, out: Path, quiet: bool
     "--horizon", type=click.IntRange(min=1), default=1, show_default=True, help="Rows predicted at once."
 )
 @click.option(
-    "--many-to-many", is_flag=True, help="Learn to predict behind every row of the window, not the last only."
+    "--output",
+    type=click.Choice(["all", "last"]),
+    default="all",
+    show_default=True,
+    help="Learn to predict behind all rows of the window (many-to-many), or the last (many-to-one).",
 )
 @click.option("--season", type=click.IntRange(min=1), help="Rows of a season, for the seasonal baseline.")
 @click.option(
@@ -68,31 +72,31 @@ def train_sine(recipe: str, steps: int | None, seed: int, out: Path, quiet: bool
     show_default=True,
     help="Part at the end to test on.",
 )
-@click.option("--steps", type=click.IntRange(min=1), default=1000, show_default=True, help="Updates.")
+@click.option("--steps", type=click.IntRange(min=1), default=300, show_default=True, help="Updates.")
+@click.option("--hidden", type=click.IntRange(min=1), default=16, show_default=True, help="Units.")
 @training_options("series")
 def train_series(
     file: Path | None,
     columns: tuple[str, ...],
-    many_to_many: bool,
     season: int | None,
     steps: int,
+    hidden: int,
     seed: int,
     out: Path,
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Teach an LSTM to forecast columns of FILE (CSV), or the yearly sunspot numbers."""
+    """Teach a GRU to forecast columns of FILE (CSV), or the yearly sunspot numbers."""
     if file is None:
         if columns:
             raise click.UsageError("--column needs a FILE")
         file, columns, season = datasets.SUNSPOTS, ("sunspots",), season or 11
     if not columns:
         raise click.UsageError("FILE needs --column")
-    output = "all" if many_to_many else "last"
     series = read_csv(file, columns)
-    task = Forecasting(series, season=season, output=output, columns=columns, noise=0.1, **options)
+    task = Forecasting(series, season=season, columns=columns, noise=0.1, **options)
     require_writable(out)
-    _finish(recipes.series(task, seed, steps, progress=not quiet), out)
+    _finish(recipes.series(task, seed, steps, hidden_size=hidden, progress=not quiet), out)
 
 
 @click.command("forecast")
