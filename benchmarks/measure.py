@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from peers import pytorch
 
-from rnncore import _stage
+import rnncore
 
 BLOCK = 0.02  # seconds, at least, that are timed at once
 REST = 0.01  # seconds after which idle threads of a pool have stopped spinning
@@ -48,7 +48,7 @@ class Contender:
 
 def set_threads(count: int) -> None:
     """Set the number of threads for those that let it be set at any time."""
-    _stage.set_num_threads(count)
+    rnncore.set_num_threads(count)
     pytorch.set_num_threads(count)
 
 

@@ -36,6 +36,7 @@ import report
 
 from rnncore import kernels
 
+BUSY = 0.5  # load beyond which figures are in doubt
 PEERS = {
     "own": "rnncore",
     "tutorial": "NumPy",
@@ -54,6 +55,9 @@ def main() -> None:
     missing = [PEERS[name] for name, module in peers.items() if not module.installed]
     if missing:
         print(f"not installed, so left out: {', '.join(missing)}")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > BUSY:
+        print(f"this machine is busy (load {load:.1f}): the figures mean little")
     limits = measure_limits(0.2 if options.quick else 1.0)
     print(limits.describe(), flush=True)
     budget = (0.3, 3, 5) if options.quick else (6.0, 7, 40)
