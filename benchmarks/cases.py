@@ -158,7 +158,7 @@ def _threads() -> Iterator[Line]:
         "512": DENSE_512,
     }
     for name, work in works.items():
-        entries = (two, replace(OWN, goal=1.9 if work.H >= 128 else 1.0))
+        entries: tuple[Entry, ...] = (two, replace(OWN, goal=1.9 if work.H >= 128 else 1.0))
         if name == "128":
             entries += (torch(2.4), replace(torch(2.4), label="PyTorch, 2 threads", threads=2))
         yield Line(f"threads-{name}", work, entries, note="two threads")

@@ -24,7 +24,7 @@ import argparse
 import importlib
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -63,15 +63,14 @@ def main() -> None:
     budget = (0.3, 3, 5) if options.quick else (6.0, 7, 40)
     results = []
     for line in _chosen(cases.lines(), options.only):
-        result = run_line(line, peers, budget)
-        if result is not None:
+        for result in run_line(line, peers, budget):
             print(result.describe(limits), flush=True)
             results.append(result)
     curves = {}
     if options.picture:
         budget = (0.2, 3, 3) if options.quick else (1.5, 5, 20)
         for curve in cases.CURVES:
-            curves[curve] = [run_line(line, peers, budget) for line in curve.lines()]
+            curves[curve] = [result for line in curve.lines() for result in run_line(line, peers, budget)]
             print(f"cost over {curve.size}: measured", flush=True)
         report.draw(options.picture, curves, limits)
     print(f"\n{report.markdown(results, limits)}\nmeasured in {time.perf_counter() - start:.0f} s")
@@ -117,15 +116,15 @@ def measure_limits(seconds: float) -> report.Limits:
 
 def run_line(
     line: cases.Line, peers: dict[str, ModuleType], budget: tuple[float, int, int]
-) -> report.Result | None:
-    """Measure one line with those of its contenders that can run; None without the first of them."""
+) -> Iterator[report.Result]:
+    """Measure one line with those of its contenders that can run; yield nothing without the first of them."""
     entries = [
         entry
         for entry in line.entries
         if peers[entry.peer].installed and entry.options.get("level", "numpy") in kernels.available()
     ]
     if not entries or entries[0] != line.entries[0]:
-        return None
+        return
     contenders, outcomes = [], {}
     for entry in entries:
         measure.set_threads(entry.threads)
@@ -137,7 +136,7 @@ def run_line(
         if work == line.work:
             outcomes[entry.label] = outcome
     measure.check_results(outcomes)
-    return report.Result(line, entries, measure.side_by_side(contenders, *budget))
+    yield report.Result(line, entries, measure.side_by_side(contenders, *budget))
 
 
 if __name__ == "__main__":
