@@ -32,9 +32,11 @@ def locate(model: Sequential, failed: Plan, reduction: str) -> str:
     reduction : {"mean", "sum"}
         Of the loss.
     """
-    for name, value in model.params.items():
-        if not np.isfinite(value).all():
-            return f"Parameter {name} holds {value[~np.isfinite(value)][0]}."
+    given = [(f"Parameter {name}", value) for name, value in model.params.items()]
+    given += [("The initial state", variable.value) for layer in failed.initial for variable in layer]
+    for name, value in given:
+        for wrong in value[~np.isfinite(value)][:1]:
+            return f"{name} holds {wrong}."
     plan = _again(model, failed, reduction)
     with np.errstate(all="ignore"):
         return _forward(model, plan) or _backward(model, plan)

@@ -425,3 +425,87 @@ def test_many_shapes():
     for _ in range(2):
         for n, t in sizes:
             assert trainer.step(X[:n, :t], Y[:n, :t]) == expected[n, t]
+
+
+# --- an update from several batches ---
+
+
+@pytest.mark.parametrize("options", [{}, {"reduction": "sum"}, {"clip_norm": 0.1}, {"bptt": 2}])
+def test_small_batches_add_up_to_a_large_one(options):
+    x, y = draw(12, T, D), draw(12, T, O, seed=1)
+    large, small = make("adam", **options), make("adam", **options)
+    for _ in range(3):
+        whole = large.step(x, y)
+        parts = small.accumulate([Batch(x[k : k + 3], y[k : k + 3]) for k in range(0, 12, 3)])
+        np.testing.assert_allclose(parts, whole, rtol=1e-12)
+        np.testing.assert_allclose(small.grad_norm, large.grad_norm, rtol=1e-10)
+        for name, grad in large.model.grads.items():
+            np.testing.assert_allclose(small.model.grads[name], grad, rtol=1e-8, atol=1e-14)
+    assert small.optimizer.steps == large.optimizer.steps == 3
+    for name, value in large.model.params.items():
+        np.testing.assert_allclose(small.model.params[name], value, rtol=1e-7, atol=1e-12)
+
+
+def test_accumulated_batches_carry_the_state_on():
+    trainer = make(rc.SGD(lr=0))
+    expected = trainer.step(X[:, :2], Y[:, :2])
+    expected += trainer.step(X[:, 2:4], Y[:, 2:4], state=trainer.state)
+    final = trainer.state
+    found = trainer.accumulate([Batch(X[:, :2], Y[:, :2]), Batch(X[:, 2:4], Y[:, 2:4], carry=True)])
+    assert found == expected / 2
+    np.testing.assert_array_equal(trainer.state, final)
+
+
+def test_fit_accumulates():
+    one, other = make("adam"), make("adam")
+    history = one.fit(Counting(5), epochs=1, accumulate=2, progress=False)
+    batches = list(Counting(5).batches(np.random.default_rng(0)))
+    assert history.loss == [other.accumulate(batches[k : k + 2]) for k in (0, 2, 4)]
+    assert same(one.model.state_dict(), other.model.state_dict())
+
+
+def test_a_refused_batch_ends_the_update_of_several():
+    trainer = make("adam")
+    trainer.step(X, Y)
+    before = snapshot(trainer)
+    with pytest.raises(ValueError, match="expected a finite number"):
+        trainer.accumulate([Batch(X, Y), Batch(X * np.nan, Y)])
+    with pytest.raises(ValueError, match="batches must not be empty"):
+        trainer.accumulate([])
+    assert same(snapshot(trainer), before)
+
+
+@pytest.mark.filterwarnings("ignore:overflow|invalid value:RuntimeWarning")
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_an_update_of_several_that_fails_changes_nothing(wrong):
+    trainer = make("adam", cell="rnn", activation="identity")
+    trainer.step(X, Y)
+    before = snapshot(trainer)
+    batches = [Batch(X * (1e200 if k == wrong else 1), Y) for k in range(3)]
+    with pytest.raises(FloatingPointError, match="the loss is inf at update 2"):
+        trainer.accumulate(batches)
+    assert same(snapshot(trainer), before)
+
+
+def test_a_state_carried_to_another_batch_size():
+    class Shrinking(Counting):
+        def batches(self, rng):
+            yield Batch(X, Y)
+            yield Batch(X[:2], Y[:2], carry=True)
+
+    with pytest.raises(ValueError, match=r"state\[0\] must have shape \(1, 2, 3\) for a batch of N = 2"):
+        make().fit(Shrinking(), epochs=1, progress=False)
+
+
+def test_the_progress_bar_shows_the_rate(capsys):
+    make(rc.Adam(lr=0.25)).fit(Counting(), 3)
+    assert "lr 0.25" in capsys.readouterr().err
+
+
+def test_a_generator_shared_with_the_model_is_not_drawn_from():
+    rng = np.random.default_rng(0)
+    model = rc.SequenceModel(D, 3, O, input="dense", seed=rng)
+    trainer = rc.Trainer(model, "mse", seed=rng)
+    before = rng.bit_generator.state
+    trainer.fit(Counting(), 3, progress=False)
+    assert rng.bit_generator.state == before
