@@ -178,6 +178,7 @@ def characters(
     lr: float = 3e-3,
     bptt: int | str = "full",
     progress: bool = True,
+    checkpoints: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Run[CharLM]:
     """Train a language model on a text: Adam, gradients clipped to norm 5.
@@ -196,12 +197,14 @@ def characters(
         How far the gradient goes back within a chunk; see `Trainer`.
     progress : bool
         Show a progress bar.
+    checkpoints : mapping, optional
+        Arguments checkpoint, checkpoint_every and resume of `Trainer.fit`.
     options
         For ``task.model``: hidden_size, cell, num_layers, ...
     """
     model = task.model(**options, seed=seed)
     trainer = Trainer(model, "cross_entropy", Adam(lr=lr), clip_norm=5.0, bptt=bptt)
-    history = trainer.fit(task, steps, validate_every=100, progress=progress)
+    history = trainer.fit(task, steps, validate_every=100, progress=progress, **(checkpoints or {}))
     before = 0
     for step, metrics in history.metrics.items():
         metrics["training_loss"] = float(np.mean(history.loss[before:step]))

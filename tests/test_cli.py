@@ -7,34 +7,13 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 import rnncore as rc
-from rnncore import cli, kernels, recipes, tasks
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def rnncore(monkeypatch, capsys, tmp_path):
-    """Run the command line in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rnncore", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return Result(end.value.code or 0, *capsys.readouterr())
-
-    return run
+from rnncore import kernels, recipes, tasks
 
 
 def test_the_installed_command():
@@ -141,7 +120,7 @@ def test_interruption(rnncore, monkeypatch):
 # --- wrong input ---
 
 
-def assert_refused(result: Result, *words: str) -> None:
+def assert_refused(result, *words):
     assert result.code == 2
     assert result.out == ""
     assert result.err.startswith("rnncore: ")

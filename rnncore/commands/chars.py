@@ -10,6 +10,7 @@ import click
 import rnncore
 from rnncore import pictures, recipes
 from rnncore.commands.common import (
+    checkpoint_options,
     model_file,
     require_writable,
     show_metrics,
@@ -53,6 +54,7 @@ def reach(value: str) -> int | str:
 @click.option("--lr", type=float, default=3e-3, show_default=True, help="Learning rate of Adam.")
 @click.option("--steps", type=click.IntRange(min=1), default=2000, show_default=True, help="Updates.")
 @training_options("chars")
+@checkpoint_options
 def train_chars(
     file: Path | None,
     cell: str,
@@ -66,6 +68,7 @@ def train_chars(
     seed: int,
     out: Path,
     quiet: bool,
+    checkpoints: dict[str, Any],
 ) -> None:
     """Teach a network to continue the text in FILE (UTF-8), or Python's language reference."""
     task = CharLM(file, batch_size=batch, chunk=chunk)
@@ -82,6 +85,7 @@ def train_chars(
         bptt=bptt,
         lr=lr,
         progress=not quiet,
+        checkpoints=checkpoints,
     )
     show_metrics(run.metrics)
     if not quiet:

@@ -1,0 +1,149 @@
+"""The commands for character language models."""
+
+import json
+import sys
+
+import pytest
+
+from rnncore.tasks import CharLM
+
+TEXT = "the cat sat on the mat, the rat sat on the cat; " * 20
+FILES = ["model.safetensors", "metrics.json", "history.csv", "curves.png"]
+SMALL = ["--batch", 4, "--chunk", 10, "--hidden", 8]
+
+
+@pytest.fixture
+def text(rnncore, tmp_path):
+    """Write a text into the folder of the run."""
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    return "text.txt"
+
+
+def test_train_chars(rnncore, text, tmp_path):
+    result = rnncore("train", "chars", text, *SMALL, "--steps", 30, "--cell", "gru", "--layers", 2)
+    assert result.code == 0
+    lines = result.out.splitlines()
+    assert lines[0] == f"{tmp_path / text}: 960 characters, 13 different ones"
+    shown = [line.split()[0] for line in lines[1:5]]
+    assert shown == ["validation_loss", "perplexity", "bits_per_character", "ngram_loss"]
+    assert result.out.count("\n\nt") == 1  # a sample that begins as the text does
+    assert lines[-1] == f"written to runs/chars: {', '.join(FILES)}"
+    assert "30/30" in result.err
+
+    folder = tmp_path / "runs" / "chars"
+    task = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["task"]
+    assert task["name"] == "chars"
+    assert task["vocabulary"] == " ,;acehmnorst"
+    again = rnncore("evaluate", folder)
+    assert again == (0, "\n".join(lines[1:5]) + "\n", "")
+
+
+def test_a_stopped_run_is_resumed(rnncore, text, monkeypatch, tmp_path):
+    arguments = ["train", "chars", text, *SMALL, "--quiet", "--steps", 230]
+    whole = rnncore(*arguments, "--out", "whole")
+    validate = CharLM.validate
+
+    def stopped(self, model):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CharLM, "validate", stopped)
+    assert rnncore(*arguments, "--out", "stopped", "--checkpoint-every", 40).code == 130
+    monkeypatch.setattr(CharLM, "validate", validate)
+    assert rnncore(*arguments, "--out", "stopped", "--resume").out == whole.out.replace("whole", "stopped")
+    for name in ("model.safetensors", "metrics.json", "history.csv"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_sample(rnncore, text):
+    rnncore("train", "chars", text, *SMALL, "--steps", 2, "--quiet", "--out", "run")
+    arguments = ["sample", "run", "--prompt", "the ", "--length", 20, "--count", 3]
+    first = rnncore(*arguments)
+    lines = first.out.splitlines()
+    assert (first.code, first.err, len(lines)) == (0, "", 3)
+    assert all(line.startswith("the ") and len(line) == 24 for line in lines)
+    assert len(set(lines)) == 3
+    assert rnncore(*arguments) == first
+    assert rnncore(*arguments, "--seed", 1).out != first.out
+    greedy = rnncore(*arguments, "--top-k", 1, "--temperature", 0.3, "--top-p", 0.9).out.splitlines()
+    assert len(set(greedy)) == 1
+    stopped = rnncore(*arguments, "--stop", "a").out.splitlines()
+    assert stopped == ["the " + line[4:].partition("a")[0] for line in lines]
+
+
+def test_train_words_compares_how_far_the_gradient_goes(rnncore, tmp_path):
+    result = rnncore("train", "words", "vector", "ectoaxg", "--epochs", 3, "--hidden", 5, "--out", "w")
+    assert result.code == 0
+    lines = result.out.splitlines()
+    assert [line for line in lines if line.startswith("bptt")] == ["bptt-1", "bptt-full"]
+    assert sum(line.startswith("  P(vector | v) = 0.") for line in lines) == 2
+    assert sorted(path.name for path in (tmp_path / "w").iterdir()) == ["bptt-1", "bptt-full", "curves.png"]
+    for name in ("bptt-1", "bptt-full"):
+        assert sorted(path.name for path in (tmp_path / "w" / name).iterdir()) == sorted(FILES)
+        again = rnncore("evaluate", f"w/{name}").out.splitlines()
+        start = lines.index(name) + 1
+        assert again == lines[start : start + 3]
+        assert [line.split()[0] for line in again] == ["word_loss", "perplexity", "bits_per_character"]
+
+
+def test_words_from_a_file_are_learnt(rnncore, tmp_path):
+    (tmp_path / "words.txt").write_text("on\nno\n\nup\n", encoding="utf-8")
+    result = rnncore("train", "words", "words.txt", "--bptt", "full", "--epochs", 300, "--quiet")
+    assert result.code == 0
+    metrics = json.loads((tmp_path / "runs/words/bptt-full/metrics.json").read_text(encoding="utf-8"))
+    assert metrics["task"]["words"] == ["on", "no", "up"]
+    assert metrics["metrics"]["word_loss"] < 0.05
+    assert rnncore("sample", "runs/words/bptt-full").out == "on\n"  # the first letter of the first word
+    assert rnncore("sample", "runs/words/bptt-full", "--prompt", "u", "--top-k", 1).out == "up\n"
+
+
+def test_without_matplotlib(rnncore, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert rnncore("train", "words", "to", "--epochs", 1, "--quiet", "--out", "w").code == 0
+    assert not list((tmp_path / "w").rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["train", "chars", "nowhere.txt"], "nowhere.txt"),
+        (["train", "chars", "latin.txt"], "latin.txt is no UTF-8 text"),
+        (["train", "chars", "short.txt"], "text must have 32 streams of 64 characters"),
+        (["train", "chars", "--bptt", "0"], "must be 'full' or a number of steps, got '0'"),
+        (["train", "chars", "--cell", "brain"], "brain"),
+        (["train", "chars", "--quiet", "--lr", "-1"], "lr must lie in"),
+        (["train", "words"], "WORDS"),
+        (["train", "words", ""], "words[0] must have characters"),
+        (["train", "words", "empty.txt"], "words must hold at least one word"),
+        (["train", "words", "to", "--bptt", "some"], "must be 'full' or a number of steps, got 'some'"),
+        (["sample", "nowhere"], "nowhere"),
+        (["sample", "run", "--prompt", "Q"], "'Q' in 'Q' is not in the vocabulary"),
+        (["sample", "run", "--prompt", ""], "prompt must hold at least one token"),
+        (["sample", "run", "--temperature", "0"], "temperature must lie in (0, inf)"),
+        (["sample", "run", "--top-p", "2"], "top_p must lie in (0, 1]"),
+        (["sample", "run", "--stop", "ab"], "stop must be a character"),
+        (["sample", "sums"], "is no character model"),
+    ],
+)
+def test_wrong_input_is_one_line(rnncore, tmp_path, arguments, word):
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "short.txt").write_text("short", encoding="utf-8")
+    (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
+    if "run" in arguments:
+        rnncore("train", "words", "to", "--epochs", 1, "--quiet", "--bptt", 1, "--out", ".")
+        (tmp_path / "bptt-1").rename(tmp_path / "run")
+    if "sums" in arguments:
+        rnncore("train", "addition", "--steps", 1, "--quiet", "--out", "sums")
+    result = rnncore(*arguments)
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.startswith("rnncore: ")
+    assert result.err.count("\n") == 1
+    assert word in result.err
+
+
+def test_a_text_that_changed_is_not_evaluated_on(rnncore, text, tmp_path):
+    rnncore("train", "chars", text, *SMALL, "--steps", 1, "--quiet", "--out", "run")
+    (tmp_path / text).write_text(TEXT.upper(), encoding="utf-8")
+    result = rnncore("evaluate", "run")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "holds another text now" in result.err
