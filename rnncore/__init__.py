@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rnncore import initializers, losses, optimizers, schedules, tasks
+from rnncore.kernels import get_num_threads, set_num_threads
 from rnncore.layers import GRU, LSTM, RNN, Embedding, Linear
 from rnncore.models import SequenceModel, Sequential, Stream, load
 from rnncore.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
@@ -27,11 +28,13 @@ __all__ = [
     "Stream",
     "Trainer",
     "__version__",
+    "get_num_threads",
     "initializers",
     "load",
     "losses",
     "optimizers",
     "schedules",
+    "set_num_threads",
     "tasks",
 ]
 

@@ -75,7 +75,7 @@ def info() -> None:
     rows = {
         "rnncore": rnncore.__version__,
         "kernels": f"{kernels.active.name}, of {', '.join(kernels.available())}",
-        "threads": f"1, of {_cores()} cores",
+        "threads": f"{rnncore.get_num_threads()}, of {_cores()} cores",
         "CPU": _cpu_name(),
         "Python": f"{platform.python_version()}, NumPy {np.__version__}",
     }

@@ -50,6 +50,8 @@ def load(name: str) -> SimpleNamespace:
     # these run at every level, and the stages of any
     for member, reference, compiled in (
         ("Forward", "step", "_stage"),
+        ("set_num_threads", "step", "_stage"),
+        ("get_num_threads", "step", "_stage"),
         ("Step", "step", "_stage"),
         ("Intake", "intake", "_intake"),
     ):
@@ -68,6 +70,29 @@ def choose() -> SimpleNamespace:
             stacklevel=2,
         )
     return load(wanted or available()[-1])
+
+
+def set_num_threads(count: int) -> None:
+    """Use at most so many threads, for everything; results do not depend on it, to the bit.
+
+    The default is the environment variable ``RNNCORE_NUM_THREADS``, or the number of cores that this process
+    may use. Work too small to be shared stays on one thread; so does all of the NumPy kernels.
+
+    Parameters
+    ----------
+    count : int
+        1 ... 64.
+
+    Raises
+    ------
+    ValueError, TypeError
+    """
+    active.set_num_threads(count)
+
+
+def get_num_threads() -> int:
+    """Return how many threads are used at most."""
+    return active.get_num_threads()
 
 
 active = choose()

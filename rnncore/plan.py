@@ -146,13 +146,12 @@ class Plan:
         self.gradients: list[np.ndarray] = []  # of the data: zero before every backward pass
         self._masks: list[tuple[np.ndarray, float]] = []
         self._at_rest = True  # the initial state is zero
+        self._bounds: tuple[float, float] = (0, self.vocabulary - 1)
+        self._expected = f"but the vocabulary has ids 0 ... {self.vocabulary - 1}"
         if tokens:
             self.x = Variable(np.zeros(N * T, np.intp))
         else:
             self.x = self.variable((N * T, layers[0].in_features), grad=input_grads)
-        if tokens:
-            self._bounds, self._expected = (0, self.vocabulary - 1), f"but the vocabulary has ids 0 ... {self.vocabulary - 1}"
-        else:
             self._bounds, self._expected = checks.finite(self.dtype), "expected a finite number"
         checked = tokens or loss  # NaN passes through a network, but nothing is learnt from it
         self.intake = self.kernels.Intake(self.rows, self.x.value, self._bounds if checked else None)

@@ -129,7 +129,9 @@ cdef inline void outer_product(
 # Packing. A recurrent layer's gates lie padded to whole vectors: `groups` gates of `size` units,
 # each in `stride` columns. The padding of a panel is zeroed once, when its buffer is made.
 
-cdef inline Py_ssize_t panel_place(Py_ssize_t j, Py_ssize_t K, Py_ssize_t N, Py_ssize_t* step, real* kind) noexcept nogil:
+cdef inline Py_ssize_t panel_place(
+    Py_ssize_t j, Py_ssize_t K, Py_ssize_t N, Py_ssize_t* step, real* kind,
+) noexcept nogil:
     """Where column j begins in its panel, and how far its next k is."""
     cdef Py_ssize_t width = panel_width(kind)
     cdef Py_ssize_t begin = j // width * width

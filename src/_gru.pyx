@@ -161,7 +161,6 @@ cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t pa
     cdef real* kept = <real*>s.kept
     cdef real* dz_n = dz + s.joint
     cdef real* dw = <real*>s.d_weight_hh
-    cdef real* sums = <real*>s.sums
     input_weight_gradients(s, dz, part, parts)
     hidden_weight_gradients(s, dz, s.width, 2, <real*>s.h, s.previous, dw, part, parts)
     dw += 2 * s.H * s.H
@@ -170,13 +169,13 @@ cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t pa
     else:
         hidden_weight_gradients(s, dz_n, s.width, 1, kept, NULL, dw, part, parts)
     if s.bias_ih is not NULL:
-        bias_gradient(s, dz, s.width, 3, <real*>s.d_bias_ih, sums, part, parts)
+        bias_gradient(s, dz, s.width, 3, <real*>s.d_bias_ih, part, parts)
     if s.bias_hh is not NULL:
-        bias_gradient(s, dz, s.width, 2, <real*>s.d_bias_hh, sums, part, parts)
+        bias_gradient(s, dz, s.width, 2, <real*>s.d_bias_hh, part, parts)
         if s.reset_after:
-            bias_gradient(s, kept, s.stride, 1, <real*>s.d_bias_hh + 2 * s.H, sums, part, parts)
+            bias_gradient(s, kept, s.stride, 1, <real*>s.d_bias_hh + 2 * s.H, part, parts)
         else:
-            bias_gradient(s, dz_n, s.width, 1, <real*>s.d_bias_hh + 2 * s.H, sums, part, parts)
+            bias_gradient(s, dz_n, s.width, 1, <real*>s.d_bias_hh + 2 * s.H, part, parts)
 
 
 cdef void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:

@@ -6,7 +6,7 @@ from libc.math cimport log, log1p
 
 from _math cimport exponential, real, sigmoid
 from _plan cimport (
-    OverRows, OverTiles, Rows, Stage as CStage, address, buffer, packed_rows, row_count, row_stride, span, spans,
+    OverRows, Rows, Stage as CStage, address, buffer, packed_rows, row_count, span, spans,
     stage_capsule,
 )
 
@@ -244,7 +244,7 @@ cdef void rows_forward(Output* s, real* _, Py_ssize_t first, Py_ssize_t last) no
         count = span(&s.rows, s.last, i, first, last, &begin)
         for m in range(begin, begin + count):
             s.terms[m] = loss_forward(s.kind, s.O, <const real*>s.x + m * s.O, <const real*>s.target + m * s.O,
-                                    class_of(s, m), e + m * s.O, s.sums + m)
+                                      class_of(s, m), e + m * s.O, s.sums + m)
 
 
 cdef inline bint not_in_phase(const Output* s, Py_ssize_t m, Py_ssize_t* t) noexcept nogil:

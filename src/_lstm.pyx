@@ -118,9 +118,9 @@ cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t pa
     input_weight_gradients(s, dz, part, parts)
     hidden_weight_gradients(s, dz, s.width, s.G, <real*>s.h, s.previous, <real*>s.d_weight_hh, part, parts)
     if s.bias_ih is not NULL:
-        bias_gradient(s, dz, s.width, s.G, <real*>s.d_bias_ih, <real*>s.sums, part, parts)
+        bias_gradient(s, dz, s.width, s.G, <real*>s.d_bias_ih, part, parts)
     if s.bias_hh is not NULL:
-        bias_gradient(s, dz, s.width, s.G, <real*>s.d_bias_hh, <real*>s.sums, part, parts)
+        bias_gradient(s, dz, s.width, s.G, <real*>s.d_bias_hh, part, parts)
 
 
 cdef void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:

@@ -30,26 +30,26 @@ cdef inline void sgd_plain(
 
 
 cdef inline void sgd_momentum(
-    Py_ssize_t size, real* restrict p, const real* restrict grad, real* restrict buffer,
+    Py_ssize_t size, real* restrict p, const real* restrict grad, real* restrict memory,
     real lr, real momentum, real keep, real fresh, real weight_decay, bint nesterov,
 ) noexcept nogil:
     cdef Py_ssize_t j
     cdef real g
     for j in range(size):
         g = grad[j] + weight_decay * p[j]
-        buffer[j] = keep * buffer[j] + fresh * g
-        p[j] -= lr * (g + momentum * buffer[j] if nesterov else buffer[j])
+        memory[j] = keep * memory[j] + fresh * g
+        p[j] -= lr * (g + momentum * memory[j] if nesterov else memory[j])
 
 
 cdef inline void sgd(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     cdef const double* settings = s.settings
-    cdef real* buffer = <real*>s.slots[0]
+    cdef real* memory = <real*>s.slots[0]
     cdef real lr = <real>settings[0]
     cdef bint first = settings[1] == 1      # the buffer begins with the whole gradient, undampened
-    if buffer is NULL:
+    if memory is NULL:
         sgd_plain(end - begin, p + begin, <const real*>s.grad + begin, lr, <real>settings[4])
     else:
-        sgd_momentum(end - begin, p + begin, <const real*>s.grad + begin, buffer + begin, lr, <real>settings[2],
+        sgd_momentum(end - begin, p + begin, <const real*>s.grad + begin, memory + begin, lr, <real>settings[2],
                      <real>(0 if first else settings[2]), <real>(1 if first else 1 - settings[3]),
                      <real>settings[4], settings[5] != 0)
 
@@ -73,7 +73,7 @@ cdef inline void adagrad(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) n
 
 
 cdef inline void rmsprop_update(
-    Py_ssize_t size, real* restrict p, const real* restrict grad, real* restrict square_avg, real* buffer,
+    Py_ssize_t size, real* restrict p, const real* restrict grad, real* restrict square_avg, real* memory,
     real* grad_avg, real lr, real alpha, real fresh, real eps, real momentum, real weight_decay,
 ) noexcept nogil:
     """fresh = 1 - alpha comes from double: of float32's alpha, the difference would be off by 1e-6."""
@@ -87,9 +87,9 @@ cdef inline void rmsprop_update(
             grad_avg[j] += fresh * (g - grad_avg[j])
             variance = variance - grad_avg[j] * grad_avg[j]
         update = g / (square_root(variance) + eps)
-        if buffer is not NULL:
-            buffer[j] = momentum * buffer[j] + update
-            update = buffer[j]
+        if memory is not NULL:
+            memory[j] = momentum * memory[j] + update
+            update = memory[j]
         p[j] -= lr * update
 
 

@@ -57,13 +57,14 @@ cdef struct Sequence:
     void* d_slope
     State states[2]
     # Buffers
-    Py_ssize_t chunk             # steps whose gates are held: all in training, few in inference, where only the latest
-                                 # two states are held too, and every step keeps the same row of `kept`
+    # In inference only the gates of a chunk of steps and the latest two states are held.
+    Py_ssize_t chunk             # steps whose gates are held: all T in training
     void* gates                  # (chunk * N, width)  pre-activations, then activated gates, after backward dz
-    void* h                      # (N + M, stride)  the initial state, then h of every packed row; inference (3 N, stride)
+    void* h                      # (N + M, stride)  the initial state, then h of every packed row; inference (3 N, ..)
     void* c                      # the same of an LSTM's cell state
-    void* kept                   # (M, stride); inference (N, stride)  what else backward needs: an LSTM's tanh(c); a GRU's W_hn h + b_hn,
-                                 #              later its gradient, or r * h; the pre-activation of PReLU
+    # (M, stride), inference (N, ..); what else backward needs: an LSTM's tanh(c); a GRU's W_hn h + b_hn, later its
+    # gradient, or r * h; the pre-activation of PReLU
+    void* kept
     void* dh                     # (N, stride)  gradient flowing back through h
     void* dc                     # (N, stride)  through c; through a GRU's r * h
     double* slope_terms          # (M,)  each row's share of the gradient of PReLU's slope
@@ -78,7 +79,6 @@ cdef struct Sequence:
     void* hidden_back_panels     # (joint, H)     dz -> dh
     void* hidden_n_panels        # (H, stride)    the same of a GRU's n
     void* hidden_n_back_panels   # (stride, H)
-    void* sums                   # (width,)  scratch of the bias gradients
     void* scratch                # blocks of the weight gradients, one for each thread
     Py_ssize_t scratch_size
 
@@ -144,7 +144,6 @@ cdef inline int allocate(list keep, Sequence* s) except -1:
     if not s.training:
         return 0
     numbers(keep, s, N * s.stride, &s.dh)
-    numbers(keep, s, s.width, &s.sums)
     panels(keep, s, s.joint, s.H, &s.hidden_back_panels)
     if s.tokens:
         numbers(keep, s, s.V * s.width, &s.d_table)
@@ -244,25 +243,33 @@ cdef inline Py_ssize_t last_row(const Sequence* s, Py_ssize_t n) noexcept nogil:
     return n + state_row(s, (s.rows.T if s.reverse else length) - 1)
 
 
-cdef inline void load_initial(const Sequence* s, const State* state, real* h, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef inline void load_initial(
+    const Sequence* s, const State* state, real* h, Py_ssize_t first, Py_ssize_t last,
+) noexcept nogil:
     cdef Py_ssize_t n
     for n in range(first, last):
         copy_bytes(h + n * s.stride, <const real*>state.initial + n * s.H, s.H * sizeof(real))
 
 
-cdef inline void store_final(const Sequence* s, const State* state, const real* h, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef inline void store_final(
+    const Sequence* s, const State* state, const real* h, Py_ssize_t first, Py_ssize_t last,
+) noexcept nogil:
     cdef Py_ssize_t n
     for n in range(first, last):
         copy_bytes(<real*>state.final + n * s.H, h + last_row(s, n) * s.stride, s.H * sizeof(real))
 
 
-cdef inline void load_final_gradient(const Sequence* s, const State* state, real* dh, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef inline void load_final_gradient(
+    const Sequence* s, const State* state, real* dh, Py_ssize_t first, Py_ssize_t last,
+) noexcept nogil:
     cdef Py_ssize_t n
     for n in range(first, last):
         copy_bytes(dh + n * s.stride, <const real*>state.d_final + n * s.H, s.H * sizeof(real))
 
 
-cdef inline void add_initial_gradient(const Sequence* s, const State* state, const real* dh, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef inline void add_initial_gradient(
+    const Sequence* s, const State* state, const real* dh, Py_ssize_t first, Py_ssize_t last,
+) noexcept nogil:
     cdef Py_ssize_t n
     if state.d_initial is NULL:
         return
@@ -270,7 +277,9 @@ cdef inline void add_initial_gradient(const Sequence* s, const State* state, con
         add(<real*>state.d_initial + n * s.H, dh + n * s.stride, s.H)
 
 
-cdef inline void arriving_gradient(const Sequence* s, const Step* step, Py_ssize_t n, real* dh, real* dc) noexcept nogil:
+cdef inline void arriving_gradient(
+    const Sequence* s, const Step* step, Py_ssize_t n, real* dh, real* dc,
+) noexcept nogil:
     """dh of row n of a step, and dc if there is one: what comes from the step after and from the output."""
     if cut(&s.rows, step.t, n):
         fill_bytes(dh, 0, s.stride * sizeof(real))
@@ -342,7 +351,8 @@ cdef inline void input_product(
         return
     for t in range(low, high):
         begin = s.rows.offsets[t] + first
-        input_rows(s, gates + (begin - origin) * s.width, begin, max(min(last, s.rows.counts[t]) - first, <Py_ssize_t>0))
+        input_rows(s, gates + (begin - origin) * s.width, begin,
+                   max(min(last, s.rows.counts[t]) - first, <Py_ssize_t>0))
 
 
 cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -359,11 +369,15 @@ cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t fi
 # ---------------------------------------------------------------------------------------------
 # Weight gradients: one product over all steps, shared out by output tile
 
+cdef inline real* scratch_of(const Sequence* s, Py_ssize_t part, real* kind) noexcept nogil:
+    return <real*>s.scratch + part * s.scratch_size
+
+
 cdef inline void bias_gradient(
-    const Sequence* s, const real* dz, Py_ssize_t dz_row, Py_ssize_t G, real* db, real* sums,
-    Py_ssize_t part, Py_ssize_t parts,
+    const Sequence* s, const real* dz, Py_ssize_t dz_row, Py_ssize_t G, real* db, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    """db (G*H,) += sum of dz over all steps, in their order; sums (G*stride,) is scratch."""
+    """db (G*H,) += sum of dz over all steps, in their order."""
+    cdef real* sums = scratch_of(s, part, db)
     cdef Py_ssize_t low = share(G * s.stride, part, parts)
     cdef Py_ssize_t high = share(G * s.stride, part + 1, parts)
     cdef Py_ssize_t m, j
@@ -391,10 +405,6 @@ cdef inline void token_gradient(const Sequence* s, const real* dz, Py_ssize_t pa
             dw = <real*>s.d_weight_ih + (j // s.stride * s.H + j % s.stride) * s.V
             for v in range(s.V):
                 dw[v] += table[v * s.width + j]
-
-
-cdef inline real* scratch_of(const Sequence* s, Py_ssize_t part, real* kind) noexcept nogil:
-    return <real*>s.scratch + part * s.scratch_size
 
 
 cdef inline void input_weight_gradients(

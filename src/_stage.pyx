@@ -42,7 +42,7 @@ def set_num_threads(count):
     ValueError, TypeError
     """
     global limit
-    if not isinstance(count, int):
+    if not isinstance(count, int) or isinstance(count, bool):
         raise TypeError(f"count must be an integer, got {count!r}")
     if not 1 <= count <= MOST:
         raise ValueError(f"count must be 1 ... {MOST}, got {count}")
@@ -419,9 +419,12 @@ cdef class Step:
 def _default_threads():
     """RNNCORE_NUM_THREADS, or the cores that this process may use."""
     wanted = os.environ.get("RNNCORE_NUM_THREADS")
-    if wanted:
-        return int(wanted)
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST)
+    if not wanted:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(cores, MOST)
+    if not wanted.isdecimal() or not 1 <= int(wanted) <= MOST:
+        raise ValueError(f"RNNCORE_NUM_THREADS must be a whole number of 1 ... {MOST}, got {wanted!r}")
+    return int(wanted)
 
 
 set_num_threads(_default_threads())

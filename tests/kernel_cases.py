@@ -239,6 +239,8 @@ def loss(
     return Case(stage, {"p": first(R, p)}, {"loss": Variable(stage.value, np.ones(1))})
 
 
-def update(kernels: Any, rule: str, param: np.ndarray, grad: np.ndarray, slots: Any, *settings: float) -> None:
-    """Change a parameter by an optimizer's rule; settings are the learning rate, the update's number, and so on."""
+def update(
+    kernels: Any, rule: str, param: np.ndarray, grad: np.ndarray, slots: Any, *settings: float
+) -> None:
+    """Change a parameter by an optimizer's rule; settings: the learning rate, the update's number, ..."""
     getattr(kernels, rule)(Variable(param, grad), *slots, np.array(settings, float)).update()

@@ -1,4 +1,4 @@
-"""How far the gradient goes back: against each loss differentiated on its own, through its last k steps alone."""
+"""How far the gradient goes back: against each loss differentiated on its own, through its last k steps."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from kernel_cases import relative_error
 
 import rnncore as rc
 
-N, T, D, H, O = 3, 6, 2, 4, 3
+N, T, D, H, out_size = 3, 6, 2, 4, 3
 
 
 def gradients(output: str, cell: str, bptt: str | int, lengths: np.ndarray) -> dict[str, np.ndarray]:
@@ -19,9 +19,13 @@ def gradients(output: str, cell: str, bptt: str | int, lengths: np.ndarray) -> d
 
 
 def problem(output: str, cell: str) -> tuple[rc.SequenceModel, np.ndarray, np.ndarray]:
-    model = rc.SequenceModel(D, H, O, cell, 2, input="dense", output=output, dtype="float64", seed=1)
+    model = rc.SequenceModel(D, H, out_size, cell, 2, input="dense", output=output, dtype="float64", seed=1)
     rng = np.random.default_rng(0)
-    return model, rng.normal(size=(N, T, D)), rng.normal(size=(N, O) if output == "last" else (N, T, O))
+    return (
+        model,
+        rng.normal(size=(N, T, D)),
+        rng.normal(size=(N, out_size) if output == "last" else (N, T, out_size)),
+    )
 
 
 def by_windows(output: str, cell: str, k: int, lengths: np.ndarray) -> dict[str, np.ndarray]:
@@ -81,6 +85,6 @@ def test_a_horizon_that_makes_no_sense(bptt, error, message):
 
 
 def test_a_horizon_is_refused_by_a_bidirectional_model():
-    model = rc.SequenceModel(D, H, O, input="dense", bidirectional=True)
+    model = rc.SequenceModel(D, H, out_size, input="dense", bidirectional=True)
     with pytest.raises(ValueError, match="bptt must be 'full' for a bidirectional model"):
         rc.Trainer(model, "mse", bptt=2)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from rnncore.rows import Rows
+
 
 class Stage:
     """A piece of the network with its arrays bound once: it runs without arguments.
 
     Gradients are added to what the arrays hold; who owns them zeroes them before a backward pass.
     """
+
+    rows: Rows
 
     def pack(self) -> None:
         """Read the weights; NumPy reads them in place."""

@@ -25,7 +25,7 @@ class Intake:
         self.rows, self.out, self.bounds, self.last = rows, out, bounds, last
 
     def take(self, x: np.ndarray) -> bool:
-        """Pack x, where T = 1 also (N, ...); return whether all values of its valid steps lie within the bounds."""
+        """Pack x, where T = 1 also (N, ...); return whether all its valid steps lie within the bounds."""
         if self.last:
             np.copyto(self.out, x[self.rows.order], casting="unsafe")
         else:

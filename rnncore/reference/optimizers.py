@@ -1,7 +1,7 @@
 """Update rules on one flat parameter, changed in place, as in PyTorch.
 
-A rule reads its hyperparameters from `settings`, float64: the learning rate, the number of this update, counting
-from 1, and then what its class says. So the learning rate may change between updates.
+A rule reads its hyperparameters from `settings`, float64: the learning rate, the number of this update,
+counting from 1, and then what its class says. So the learning rate may change between updates.
 """
 
 from __future__ import annotations

@@ -1,0 +1,99 @@
+"""Threads change no bit."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import rnncore as rc
+from rnncore import kernels
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    before = rc.get_num_threads()
+    yield
+    rc.set_num_threads(before)
+
+
+def trained(threads: int, cell: str, N: int, lengths: np.ndarray | None, **options) -> dict[str, np.ndarray]:
+    """Parameters, predictions and state after three updates large enough to be shared out."""
+    rc.set_num_threads(threads)
+    rng = np.random.default_rng(0)
+    model = rc.SequenceModel(20, 70, 5, cell, 2, seed=1, **options)
+    trainer = rc.Trainer(model, "cross_entropy", rc.Adam(lr=0.01), clip_norm=0.1)
+    x, y = rng.integers(0, 20, (N, 30)), rng.integers(0, 5, (N, 30) if model.output == "all" else N)
+    for _ in range(3):
+        trainer.step(x, y, lengths)
+    state = trainer.state
+    states = dict(enumerate(state if isinstance(state, tuple) else (state,)))
+    return model.state_dict() | {"prediction": model.predict(x, lengths)} | states
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize(
+    "options", [{}, {"bidirectional": True, "dtype": "float64"}, {"output": "last", "embedding_size": 9}]
+)
+@pytest.mark.parametrize("N", [3, 21, 40])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_the_number_of_threads_changes_no_bit(cell, options, N, ragged):
+    lengths = np.random.default_rng(1).integers(0, 31, N) if ragged else None
+    one = trained(1, cell, N, lengths, **options)
+    for threads in (2, 3, 5):
+        shared = trained(threads, cell, N, lengths, **options)
+        for name, value in one.items():
+            np.testing.assert_array_equal(shared[name], value, err_msg=f"{threads} threads: {name}")
+
+
+@pytest.mark.parametrize(
+    ("count", "error", "message"),
+    [
+        (0, ValueError, r"count must be 1 \.\.\. 64, got 0"),
+        (65, ValueError, r"count must be 1 \.\.\. 64, got 65"),
+        (1.5, TypeError, "count must be an integer, got 1.5"),
+        (True, TypeError, "count must be an integer, got True"),
+    ],
+)
+def test_a_number_of_threads_that_makes_no_sense(count, error, message):
+    with pytest.raises(error, match=message):
+        rc.set_num_threads(count)
+
+
+def in_a_fresh_process(program: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.skipif(kernels.active.name == "numpy", reason="the NumPy kernels use one thread")
+def test_the_environment_sets_the_number():
+    program = "import rnncore; print(rnncore.get_num_threads())"
+    assert in_a_fresh_process(program, RNNCORE_NUM_THREADS="3").stdout.split() == ["3"]
+    wrong = in_a_fresh_process(program, RNNCORE_NUM_THREADS="many")
+    assert "RNNCORE_NUM_THREADS must be a whole number of 1 ... 64, got 'many'" in wrong.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_has_threads_of_its_own():
+    program = """
+import os
+import numpy as np
+import rnncore as rc
+
+rc.set_num_threads(2)
+model = rc.SequenceModel(8, 96, 8, input="dense")
+x = np.ones((32, 40, 8), np.float32)
+before = model.predict(x)
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(model.predict(x), before) else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert in_a_fresh_process(program).stdout.split() == ["0"]
