@@ -1,0 +1,180 @@
+"""Classes and numbers of whole sequences: what is taken, what is refused, and what is learnt."""
+
+import numpy as np
+import pytest
+
+import rnncore as rc
+from rnncore.tasks import SequenceClassification, SequenceRegression
+
+# the data of a tutorial that meant to teach stacked layers
+X = [[[1, 2, 3, 4], [3, 4, 5, 6], [4, 5, 6, 7]], [[3, 4, 1, 1], [4, 5, 1, 1], [5, 6, 1, 1]]]
+Y = [[0], [1]]
+
+
+class Answers:
+    """Stands for a model that always gives the same outputs."""
+
+    def __init__(self, outputs):
+        self.outputs = np.asarray(outputs, float)
+
+    def predict(self, x, lengths=None):
+        assert len(x) == len(self.outputs)
+        return self.outputs
+
+
+def ragged(count, longest, seed=0):
+    """Sequences of noise, whose class is the sign of the first step."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(2, size=count)
+    x = [rng.standard_normal((rng.integers(1, longest + 1), 1)) for _ in range(count)]
+    for sequence, positive in zip(x, y, strict=True):
+        sequence[0] = 1 if positive else -1
+    return x, y
+
+
+def test_unequal_lengths_are_padded():
+    task = SequenceClassification([[1, 2, 3], [4], [5, 6]], ["b", "a", "b"], held_out=0)
+    order = np.argsort(task.train.x[:, 0, 0])
+    assert task.train.x[order, :, 0].tolist() == [[1, 2, 3], [4, 0, 0], [5, 6, 0]]
+    assert task.train.lengths[order].tolist() == [3, 1, 2]
+    assert task.classes.tolist() == ["a", "b"]
+    assert task.train.y[order].tolist() == [1, 0, 1]
+
+
+def test_arrays_pass_with_their_lengths():
+    x = np.arange(24.0).reshape(3, 4, 2)
+    task = SequenceRegression(x, [1, 2, 3], [4, 2, 0], held_out=0)
+    order = np.argsort(task.train.x[:, 0, 0])
+    assert np.array_equal(task.train.x[order], x)
+    assert task.train.lengths[order].tolist() == [4, 2, 0]
+    assert task.train.y[order].tolist() == [[1], [2], [3]]
+    assert SequenceRegression(x, [1, 2, 3]).train.lengths is None
+
+
+def test_a_part_is_held_out():
+    x = np.arange(20.0)[:, None]
+    task = SequenceRegression(x, x, held_out=0.25, batch_size=8, seed=1)
+    assert len(task.test.x) == 5
+    seen = {*task.train.x.ravel(), *task.test.x.ravel()}
+    assert seen == set(range(20))
+    batches = list(task.batches(np.random.default_rng(0)))
+    assert [len(batch.x) for batch in batches] == [8, 7]
+    assert np.array_equal(
+        np.sort(np.concatenate([b.y for b in batches]), axis=0), np.sort(task.train.y, axis=0)
+    )
+    other = SequenceRegression(x, x, held_out=0.25, seed=2)
+    assert not np.array_equal(task.test.x, other.test.x)
+
+
+def test_a_test_of_ones_own():
+    task = SequenceClassification([[1, 2], [3, 4]], [5, 7], test=([[1], [2, 2], [3]], [7, 5, 5]))
+    assert task.test.y.tolist() == [1, 0, 0]
+    assert task.test.lengths.tolist() == [1, 2, 1]
+    assert len(task.train.x) == 2
+
+
+def test_confusion_and_accuracy():
+    x = np.zeros((5, 1))
+    task = SequenceClassification(x, list("abcab"), test=(x, list("aabcc")))
+    model = Answers(np.eye(3)[[0, 1, 1, 2, 0]])
+    assert task.confusion(model).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
+    assert task.evaluate(model) == {"accuracy": 0.6}
+
+
+def test_regression_errors():
+    x = np.zeros((4, 1))
+    task = SequenceRegression(x, [0, 2, 4, 6], test=(x, [0.0, 2.0, 4.0, 6.0]))
+    assert task.evaluate(Answers([[0], [2], [4], [2]])) == {"rmse": 2.0, "r2": pytest.approx(0.2)}
+    flat = SequenceRegression(x, [1, 1, 1, 1], held_out=0)
+    assert np.isnan(flat.evaluate(Answers(np.ones((4, 1))))["r2"])
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "options", "message"),
+    [
+        ([[1, 2], [3, np.nan]], [0, 1], {}, r"x\[1\] at step 1 is \[nan\]: a value is missing"),
+        ([[1, 2], [[3], [4]]], [0, 1], {}, r"x\[1\] must have shape \(T,\), got \(2, 1\)"),
+        (np.zeros((2, 3)), [0, 1, 2], {}, r"y must have shape \(2,\), got \(3,\)"),
+        (np.zeros((2, 3)), [0, 1], {"lengths": [3, 4]}, r"lengths\[1\] = 4, but x has only T = 3 steps"),
+        (np.zeros((0, 3)), [], {}, "x must hold a sequence with a step"),
+        (np.zeros((2, 3)), [0, 1], {"test": (np.zeros((1, 3)), [2])}, r"test\[1\]\[0\] = .*2.* is not among"),
+        (np.zeros((2, 3)), [0, 1], {"test": (np.zeros((1, 3, 2)), [1])}, r"test\[0\] must have shape"),
+        (np.zeros((2, 3)), [0, 1], {"held_out": 1.0}, "held_out must lie in"),
+    ],
+)
+def test_refused(x, y, options, message):
+    with pytest.raises(ValueError, match=message):
+        SequenceClassification(x, y, **options)
+
+
+def test_what_stands_behind_the_end_may_be_missing():
+    task = SequenceRegression([[1, np.nan], [3, 4]], [0, 1], [1, 2], held_out=0)
+    assert np.isnan(task.train.x).sum() == 1
+    with pytest.raises(ValueError, match=r"y\[1\] = \[nan\]: a value is missing"):
+        SequenceRegression([[1], [2]], [0, np.nan])
+
+
+# --- what is learnt ---
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "relu", "prelu", "identity"])
+def test_stacked_layers_learn_with_every_activation(activation):
+    layers = [
+        rc.RNN(4, 8, activation=activation, seed=0),
+        rc.RNN(8, 8, activation=activation, seed=1),
+        rc.RNN(8, 1, activation="sigmoid", seed=2),
+    ]
+    model = rc.Sequential(layers, output="last")
+    task = SequenceRegression(X, Y, held_out=0)
+    rc.Trainer(model, "mse", rc.Adam(lr=0.01)).fit(task, 1000, progress=False)
+    assert task.evaluate(model)["rmse"] ** 2 < 1e-3
+    if activation == "prelu":
+        assert layers[0].params["slope_l0"] != 0.25
+
+
+def classify_ragged(epochs, **options):
+    x, y = ragged(1000, 30)
+    task = SequenceClassification(x, y, held_out=0.5)
+    assert len(task.test.x) == 500
+    model = task.model(16, seed=0, **options)
+    rc.Trainer(model, "cross_entropy", rc.Adam(lr=0.01), clip_norm=1.0).fit(
+        task, epochs=epochs, progress=False
+    )
+    return task.evaluate(model)["accuracy"]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_the_first_step_of_ragged_sequences_is_remembered(cell):
+    assert classify_ragged(15, cell=cell) >= 0.98
+
+
+def test_stacked_lstm_layers_remember_too():
+    assert classify_ragged(15, num_layers=2) >= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cell", "least"), [("gru", 0.91), ("lstm", 0.88)])
+def test_digits_row_by_row(cell, least):
+    data = pytest.importorskip("sklearn.datasets").load_digits()
+    x, y = data.images / 16, data.target
+    accuracies = []
+    for seed in range(5):
+        task = SequenceClassification(x[:898], y[:898], test=(x[898:], y[898:]))
+        model = task.model(cell=cell, seed=seed)
+        trainer = rc.Trainer(model, "cross_entropy", rc.Adam(lr=0.01), clip_norm=1.0, seed=seed)
+        steps = 30 * 29
+        trainer.fit(task, steps, schedule=rc.schedules.Cosine(steps), progress=False)
+        accuracies.append(trainer.evaluate(task)["accuracy"])
+    assert np.median(accuracies) >= least
+
+
+# --- pictures ---
+
+
+def test_pictures(tmp_path):
+    pytest.importorskip("matplotlib")
+    task = SequenceClassification(np.zeros((5, 1)), list("abcab"), held_out=0)
+    task.draw(tmp_path / "curves.png", {1: {"accuracy": 0.2}, 2: {"accuracy": 0.6}})
+    task.draw_confusion(tmp_path / "confusion.png", Answers(np.eye(3)[[0, 1, 1, 2, 0]]))
+    for name in ("curves.png", "confusion.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
