@@ -261,7 +261,13 @@ def words(
 
 
 def series(
-    task: Forecasting, seed: int = 0, steps: int = 300, *, hidden_size: int = 16, progress: bool = True
+    task: Forecasting,
+    seed: int = 0,
+    steps: int = 300,
+    *,
+    hidden_size: int = 16,
+    progress: bool = True,
+    checkpoints: Mapping[str, Any] | None = None,
 ) -> Run[Forecasting]:
     """Train a GRU to forecast a series; a short series is soon learnt by heart, so this one stops early.
 
@@ -276,12 +282,16 @@ def series(
         Units.
     progress : bool
         Show a progress bar.
+    checkpoints : mapping, optional
+        Arguments checkpoint, checkpoint_every and resume of `Trainer.fit`.
     """
     model = task.model(hidden_size, cell="gru", seed=seed)
-    return _run("series", task, model, "mse", steps, Cosine(steps), seed, progress, lr=0.003)
+    return _run("series", task, model, "mse", steps, Cosine(steps), seed, progress, checkpoints, lr=0.003)
 
 
-def sine(seed: int = 0, steps: int = 1500, *, progress: bool = True) -> Run[NoisySine]:
+def sine(
+    seed: int = 0, steps: int = 1500, *, progress: bool = True, checkpoints: Mapping[str, Any] | None = None
+) -> Run[NoisySine]:
     """Train an LSTM on a noisy sine wave, so that it can draw the wave by itself.
 
     Parameters
@@ -292,12 +302,22 @@ def sine(seed: int = 0, steps: int = 1500, *, progress: bool = True) -> Run[Nois
         Number of updates.
     progress : bool
         Show a progress bar.
+    checkpoints : mapping, optional
+        Arguments checkpoint, checkpoint_every and resume of `Trainer.fit`.
     """
     task = NoisySine(seed)
-    return _run("sine", task, task.model(45, seed=seed), "mse", steps, Cosine(steps), seed, progress)
+    return _run(
+        "sine", task, task.model(45, seed=seed), "mse", steps, Cosine(steps), seed, progress, checkpoints
+    )
 
 
-def tutorial_sine(seed: int = 0, steps: int = 301 * 9, *, progress: bool = True) -> Run[NoisySine]:
+def tutorial_sine(
+    seed: int = 0,
+    steps: int = 301 * 9,
+    *,
+    progress: bool = True,
+    checkpoints: Mapping[str, Any] | None = None,
+) -> Run[NoisySine]:
     """Train as the tutorial does: plain gradient descent, and a state that goes on between shuffled windows.
 
     LSTM with one bias, weights normal with deviation 1/√fan-in; half the squared error, summed over a batch,
@@ -311,17 +331,25 @@ def tutorial_sine(seed: int = 0, steps: int = 301 * 9, *, progress: bool = True)
         Number of updates, 9 an epoch.
     progress : bool
         Show a progress bar.
+    checkpoints : mapping, optional
+        Arguments checkpoint, checkpoint_every and resume of `Trainer.fit`.
     """
     task = NoisySine(seed, noise=0, batch_size=10, carry=True)
     rng = np.random.default_rng(seed)
     model = task.model(45, bias="single", init="lecun", seed=rng)
     trainer = Trainer(model, "half_mse", SGD(lr=0.008), reduction="sum", seed=rng)
-    history = trainer.fit(task, steps, validate_every=90, progress=progress)
+    history = trainer.fit(task, steps, validate_every=90, progress=progress, **(checkpoints or {}))
     return Run("sine", task, model, history, task.evaluate(model))
 
 
 def adding_problem(
-    seed: int = 0, steps: int = 2000, *, length: int = 100, cell: str = "lstm", progress: bool = True
+    seed: int = 0,
+    steps: int = 2000,
+    *,
+    length: int = 100,
+    cell: str = "lstm",
+    progress: bool = True,
+    checkpoints: Mapping[str, Any] | None = None,
 ) -> Run[AddingProblem]:
     """Train a network of 32 units to add the two marked ones of many numbers.
 
@@ -336,13 +364,30 @@ def adding_problem(
     cell : {"lstm", "gru", "rnn"}
     progress : bool
         Show a progress bar.
+    checkpoints : mapping, optional
+        Arguments checkpoint, checkpoint_every and resume of `Trainer.fit`.
     """
     task = AddingProblem(length, seed=seed)
-    return _run("adding-problem", task, task.model(cell=cell, seed=seed), "mse", steps, None, seed, progress)
+    return _run(
+        "adding-problem",
+        task,
+        task.model(cell=cell, seed=seed),
+        "mse",
+        steps,
+        None,
+        seed,
+        progress,
+        checkpoints,
+    )
 
 
 def temporal_order(
-    seed: int = 0, steps: int = 1000, *, length: int = 50, progress: bool = True
+    seed: int = 0,
+    steps: int = 1000,
+    *,
+    length: int = 50,
+    progress: bool = True,
+    checkpoints: Mapping[str, Any] | None = None,
 ) -> Run[TemporalOrder]:
     """Train an LSTM of 32 units to tell in which order three symbols came.
 
@@ -356,13 +401,19 @@ def temporal_order(
         Of the sequences.
     progress : bool
         Show a progress bar.
+    checkpoints : mapping, optional
+        Arguments checkpoint, checkpoint_every and resume of `Trainer.fit`.
     """
     task = TemporalOrder(length, seed=seed)
     model = task.model(seed=seed)
-    return _run("temporal-order", task, model, "cross_entropy", steps, Cosine(steps), seed, progress)
+    return _run(
+        "temporal-order", task, model, "cross_entropy", steps, Cosine(steps), seed, progress, checkpoints
+    )
 
 
-def reber(seed: int = 0, steps: int = 2000, *, progress: bool = True) -> Run[EmbeddedReber]:
+def reber(
+    seed: int = 0, steps: int = 2000, *, progress: bool = True, checkpoints: Mapping[str, Any] | None = None
+) -> Run[EmbeddedReber]:
     """Train an LSTM of 8 units to tell what the embedded Reber grammar allows next.
 
     Parameters
@@ -373,10 +424,12 @@ def reber(seed: int = 0, steps: int = 2000, *, progress: bool = True) -> Run[Emb
         Number of updates, of 4 strings each.
     progress : bool
         Show a progress bar.
+    checkpoints : mapping, optional
+        Arguments checkpoint, checkpoint_every and resume of `Trainer.fit`.
     """
     task = EmbeddedReber(seed=seed)
     model = task.model(seed=seed)
-    return _run("reber", task, model, "cross_entropy", steps, Cosine(steps), seed, progress)
+    return _run("reber", task, model, "cross_entropy", steps, Cosine(steps), seed, progress, checkpoints)
 
 
 def _run(
@@ -388,10 +441,13 @@ def _run(
     schedule: Schedule | None,
     seed: int,
     progress: bool,
+    checkpoints: Mapping[str, Any] | None,
     lr: float = 0.01,
 ) -> Run[AnyTask]:
     """Train with Adam and gradients of norm 1 at most."""
     trainer = Trainer(model, loss, Adam(lr=lr), clip_norm=1.0, seed=seed)
     every = max(steps // 20, 1)
-    history = trainer.fit(task, steps, validate_every=every, schedule=schedule, progress=progress)
+    history = trainer.fit(
+        task, steps, validate_every=every, schedule=schedule, progress=progress, **(checkpoints or {})
+    )
     return Run(name, task, model, history, task.evaluate(model))

@@ -10,6 +10,7 @@ import click
 import rnncore
 from rnncore import datasets, pictures, recipes
 from rnncore.commands.common import (
+    checkpoint_options,
     model_file,
     require_writable,
     show_metrics,
@@ -35,12 +36,15 @@ TASKS: dict[str, type[Forecasting]] = {"series": Forecasting, "sine": NoisySine}
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Number of updates.  [default: the recipe's]")
 @training_options("sine")
-def train_sine(recipe: str, steps: int | None, seed: int, out: Path, quiet: bool) -> None:
+@checkpoint_options
+def train_sine(
+    recipe: str, steps: int | None, seed: int, out: Path, quiet: bool, checkpoints: dict[str, Any]
+) -> None:
     """Teach an LSTM a noisy sine wave, and let it draw the wave from its first 10 points."""
     require_writable(out)
     train = recipes.tutorial_sine if recipe == "tutorial" else recipes.sine
     length = {} if steps is None else {"steps": steps}
-    _finish(train(seed, **length, progress=not quiet), out)
+    _finish(train(seed, **length, progress=not quiet, checkpoints=checkpoints), out)
 
 
 @click.command("series")
@@ -75,6 +79,7 @@ def train_sine(recipe: str, steps: int | None, seed: int, out: Path, quiet: bool
 @click.option("--steps", type=click.IntRange(min=1), default=300, show_default=True, help="Updates.")
 @click.option("--hidden", type=click.IntRange(min=1), default=16, show_default=True, help="Units.")
 @training_options("series")
+@checkpoint_options
 def train_series(
     file: Path | None,
     columns: tuple[str, ...],
@@ -84,6 +89,7 @@ def train_series(
     seed: int,
     out: Path,
     quiet: bool,
+    checkpoints: dict[str, Any],
     **options: Any,
 ) -> None:
     """Teach a GRU to forecast columns of FILE (CSV), or the yearly sunspot numbers."""
@@ -96,7 +102,10 @@ def train_series(
     series = read_csv(file, columns)
     task = Forecasting(series, season=season, columns=columns, noise=0.1, **options)
     require_writable(out)
-    _finish(recipes.series(task, seed, steps, hidden_size=hidden, progress=not quiet), out)
+    _finish(
+        recipes.series(task, seed, steps, hidden_size=hidden, progress=not quiet, checkpoints=checkpoints),
+        out,
+    )
 
 
 @click.command("forecast")

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from rnncore import recipes
-from rnncore.commands.common import require_writable, show_metrics, training_options, write
+from rnncore.commands.common import (
+    checkpoint_options,
+    require_writable,
+    show_metrics,
+    training_options,
+    write,
+)
 
 
 @click.command("adding-problem")
@@ -15,10 +22,15 @@ from rnncore.commands.common import require_writable, show_metrics, training_opt
 @click.option("--cell", type=click.Choice(["lstm", "gru", "rnn"]), default="lstm", show_default=True)
 @click.option("--steps", type=click.IntRange(min=1), default=2000, show_default=True, help="Updates.")
 @training_options("adding-problem")
-def train_adding_problem(length: int, cell: str, steps: int, seed: int, out: Path, quiet: bool) -> None:
+@checkpoint_options
+def train_adding_problem(
+    length: int, cell: str, steps: int, seed: int, out: Path, quiet: bool, checkpoints: dict[str, Any]
+) -> None:
     """Teach a network to add the two marked ones of many numbers."""
     require_writable(out)
-    run = recipes.adding_problem(seed, steps, length=length, cell=cell, progress=not quiet)
+    run = recipes.adding_problem(
+        seed, steps, length=length, cell=cell, progress=not quiet, checkpoints=checkpoints
+    )
     show_metrics(run.metrics)
     write(run, out)
 
@@ -27,10 +39,13 @@ def train_adding_problem(length: int, cell: str, steps: int, seed: int, out: Pat
 @click.option("--length", type=click.IntRange(min=20), default=50, show_default=True, help="Steps.")
 @click.option("--steps", type=click.IntRange(min=1), default=1000, show_default=True, help="Updates.")
 @training_options("temporal-order")
-def train_temporal_order(length: int, steps: int, seed: int, out: Path, quiet: bool) -> None:
+@checkpoint_options
+def train_temporal_order(
+    length: int, steps: int, seed: int, out: Path, quiet: bool, checkpoints: dict[str, Any]
+) -> None:
     """Teach a network to tell in which order three symbols came among many others."""
     require_writable(out)
-    run = recipes.temporal_order(seed, steps, length=length, progress=not quiet)
+    run = recipes.temporal_order(seed, steps, length=length, progress=not quiet, checkpoints=checkpoints)
     show_metrics(run.metrics)
     write(run, out)
 
@@ -38,10 +53,11 @@ def train_temporal_order(length: int, steps: int, seed: int, out: Path, quiet: b
 @click.command("reber")
 @click.option("--steps", type=click.IntRange(min=1), help="Number of updates.  [default: the recipe's]")
 @training_options("reber")
-def train_reber(steps: int | None, seed: int, out: Path, quiet: bool) -> None:
+@checkpoint_options
+def train_reber(steps: int | None, seed: int, out: Path, quiet: bool, checkpoints: dict[str, Any]) -> None:
     """Teach an LSTM of 8 units which symbols may come next in strings of the embedded Reber grammar."""
     require_writable(out)
     length = {} if steps is None else {"steps": steps}
-    run = recipes.reber(seed, **length, progress=not quiet)
+    run = recipes.reber(seed, **length, progress=not quiet, checkpoints=checkpoints)
     show_metrics(run.metrics)
     write(run, out)
