@@ -383,7 +383,7 @@ def adding_problem(
 
 def temporal_order(
     seed: int = 0,
-    steps: int = 1000,
+    steps: int = 500,
     *,
     length: int = 50,
     progress: bool = True,
@@ -395,7 +395,7 @@ def temporal_order(
     ----------
     seed : int, default 0
         For all sequences and the first weights.
-    steps : int, default 1000
+    steps : int, default 500
         Number of updates, of 50 sequences each.
     length : int, default 50
         Of the sequences.

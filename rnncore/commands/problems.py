@@ -37,7 +37,7 @@ def train_adding_problem(
 
 @click.command("temporal-order")
 @click.option("--length", type=click.IntRange(min=20), default=50, show_default=True, help="Steps.")
-@click.option("--steps", type=click.IntRange(min=1), default=1000, show_default=True, help="Updates.")
+@click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="Updates.")
 @training_options("temporal-order")
 @checkpoint_options
 def train_temporal_order(
