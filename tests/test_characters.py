@@ -80,6 +80,16 @@ def test_metrics_of_a_text(task):
     assert metrics["ngram_loss"] == witten_bell(task.ids, task.split, V, 6)
 
 
+def test_first_weights_suit_one_hot_vectors(task):
+    model, usual = task.model(16, seed=5), task.model(16, seed=5, init="default")
+    for name, value in model.params.items():
+        factor = {"rnn.weight_ih_l0": 4, "rnn.bias_ih_l0": 0}.get(name, 1)
+        assert np.array_equal(value, factor * usual.params[name])
+    embedded = task.model(16, seed=5, embedding_size=8)
+    usual = task.model(16, seed=5, embedding_size=8, init="default")
+    assert np.array_equal(embedded.params["rnn.weight_ih_l0"], usual.params["rnn.weight_ih_l0"])
+
+
 def test_a_small_text_is_learnt(task):
     run = recipes.characters(task, steps=300, hidden_size=24, lr=0.01, progress=False)
     assert run.metrics["validation_loss"] < run.metrics["ngram_loss"] < 0.4
