@@ -171,7 +171,7 @@ def _levels() -> Iterator[Line]:
     yield Line("level-base", TOKENS_256, (base,), note="kernels base", level="base")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Curve:
     """How the cost of a training step grows with one size, the others fixed."""
 
