@@ -66,12 +66,15 @@ class Epochs:
         Epochs that are over, and batches taken of the one that is not.
     began : dict
         State of the generator when that one began.
+    total : int or None
+        Batches of all epochs, if each has as many as the latest; None before the first is over.
     """
 
     def __init__(self, task: Task, rng: np.random.Generator, count: int | None) -> None:
         self.task, self.rng, self.count = task, rng, count
         self.epoch = self.taken = 0
         self.began = rng.bit_generator.state
+        self.total: int | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         while self.count is None or self.epoch < self.count:
@@ -84,6 +87,7 @@ class Epochs:
                 yield batch
             if self.taken == 0:
                 raise ValueError("task.batches() gave no batch")
+            self.total = self.taken * self.count if self.count else None
             self.epoch += 1
             self.taken = 0
             self.began = self.rng.bit_generator.state

@@ -343,6 +343,8 @@ class Trainer:
                     if checkpoint is not None and step % save == 0:
                         course.save(checkpoint, self.state)
                     if time.monotonic() >= due:
+                        if steps is None and course.batches.total:  # now the bar can tell the time left
+                            bar.total = math.ceil(course.batches.total / accumulate)
                         _report(bar, loss, self.optimizer.lr)
                         due = time.monotonic() + REPORT_EVERY
                     over = over or interruption.came

@@ -200,7 +200,7 @@ def test_without_a_checkpoint_a_run_begins(tmp_path):
 def interrupt_at(step):
     def callback(now, loss):
         if now == step:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     return callback
 
@@ -218,8 +218,8 @@ def test_ctrl_c_writes_a_checkpoint(tmp_path):
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path):
     def twice(step, loss):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         time.sleep(10)
 
     with pytest.raises(KeyboardInterrupt):

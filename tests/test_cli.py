@@ -1,7 +1,6 @@
 """The command line: what it prints and writes, and one line for whatever is wrong."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -216,7 +215,7 @@ def test_a_stopped_run_is_resumed(rnncore, monkeypatch, tmp_path):
     def validate(self, model, before=tasks.BinaryAddition.validate):
         validate.calls += 1
         if validate.calls == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return before(self, model)
 
     validate.calls = 0
@@ -244,3 +243,37 @@ def test_the_tutorial_recipe_has_no_checkpoints(rnncore):
     assert_refused(
         rnncore("train", "addition", "--recipe", "tutorial", "--resume"), "tutorial", "checkpoints"
     )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("chars", "--hidden", 8, "--batch", 4, "--chunk", 5),
+        ("sine",),
+        ("sine", "--recipe", "tutorial"),
+        ("series",),
+        ("adding-problem", "--length", 5),
+        ("temporal-order", "--length", 20),
+        ("reber",),
+    ],
+    ids=lambda command: " ".join(map(str, command)),
+)
+def test_every_training_command_is_resumed(rnncore, monkeypatch, tmp_path, command):
+    arguments = ("train", *command, "--quiet", "--steps", 6, "--out")
+    assert rnncore(*arguments, "whole").code == 0
+    step = rc.Trainer.step
+    calls = iter(range(4))
+
+    def killed(*batch):
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return step(*batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rc.Trainer, "step", killed)
+        assert rnncore(*arguments, "stopped", "--checkpoint-every", 2).code == 130
+    assert (tmp_path / "stopped" / "checkpoint.safetensors").exists()
+    assert rnncore(*arguments, "stopped", "--resume").code == 0
+    assert not (tmp_path / "stopped" / "checkpoint.safetensors").exists()
+    for name in ("history.csv", "metrics.json", "model.safetensors"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -497,6 +497,12 @@ def test_a_state_carried_to_another_batch_size():
         make().fit(Shrinking(), epochs=1, progress=False)
 
 
+def test_the_progress_bar_knows_the_end_after_one_epoch(capsys, monkeypatch):
+    monkeypatch.setattr("rnncore.trainer.REPORT_EVERY", 0)
+    make().fit(Counting(), epochs=3, accumulate=2)
+    assert "6/6" in capsys.readouterr().err
+
+
 def test_the_progress_bar_shows_the_rate(capsys):
     make(rc.Adam(lr=0.25)).fit(Counting(), 3)
     assert "lr 0.25" in capsys.readouterr().err
