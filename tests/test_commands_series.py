@@ -1,0 +1,150 @@
+"""Commands for forecasting and for the long-lag problems: what they print and write, and wrong input."""
+
+import csv
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from rnncore import cli
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def rnncore(monkeypatch, capsys, tmp_path):
+    """Run the command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rnncore", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return Result(end.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Return a CSV file with two columns of 80 numbers and one of names."""
+    path = tmp_path / "table.csv"
+    rows = [f"{np.sin(t):.6f},{t},name{t}" for t in range(80)]
+    path.write_text("\n".join(["wave,time,name", *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+FILES = "model.safetensors, metrics.json, history.csv, curves.png"
+
+
+@pytest.mark.parametrize(
+    ("command", "metric"),
+    [
+        (["adding-problem", "--length", 10, "--cell", "rnn"], "mse"),
+        (["temporal-order", "--length", 20], "accuracy"),
+        (["reber"], "legal"),
+    ],
+)
+def test_train_a_problem(rnncore, tmp_path, command, metric):
+    result = rnncore("train", *command, "--steps", 2, "--quiet")
+    assert result.code == 0
+    assert result.err == ""
+    shown, written = result.out.splitlines()
+    assert shown.split()[0] == metric
+    assert written == f"written to runs/{command[0]}: {FILES}"
+    assert rnncore("evaluate", tmp_path / "runs" / command[0]).out == f"{shown}\n"
+
+
+@pytest.mark.parametrize("recipe", ["default", "tutorial"])
+def test_train_sine(rnncore, tmp_path, recipe):
+    result = rnncore("train", "sine", "--recipe", recipe, "--steps", 3, "--quiet")
+    assert result.code == 0
+    lines = result.out.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == ["rmse_1", "last_value_1", "rmse_91", "last_value_91"]
+    assert lines[-1] == f"written to runs/sine: {FILES}"
+    assert (tmp_path / "runs" / "sine" / "forecast.png").read_bytes().startswith(b"\x89PNG")
+    assert rnncore("evaluate", "runs/sine").out.splitlines() == lines[:-1]
+
+
+def test_train_series_and_forecast_from_the_folder(rnncore, table, tmp_path):
+    options = ("--window", 5, "--horizon", 2, "--season", 6, "--steps", 3, "--quiet", "--out", "run")
+    result = rnncore("train", "series", table, "--column", "time", "--column", "wave", *options)
+    assert result.code == 0
+    metrics = [line.split()[0] for line in result.out.splitlines()[:-1]]
+    assert metrics[:2] == ["rmse_1_time", "rmse_1_wave"]
+    assert metrics[-1] == "seasonal_6_wave"
+    table.unlink()  # the folder is enough
+
+    (tmp_path / "run" / "forecast.png").unlink()
+    rows = list(csv.DictReader(rnncore("forecast", "run").out.splitlines()))
+    assert [int(row["row"]) for row in rows] == list(range(64, 80))
+    rows = list(csv.DictReader(rnncore("forecast", "run", "--start", 80, "--steps", 3).out.splitlines()))
+    assert [list(row) for row in rows] == [["row", "time", "wave"]] * 3
+    assert (tmp_path / "run" / "forecast.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_included_series(rnncore):
+    result = rnncore("train", "series", "--steps", 3, "--quiet")
+    assert result.code == 0
+    assert "seasonal_11 39.18" in result.out.splitlines()
+    first = rnncore("forecast", "runs/series", "--steps", 1)
+    assert first.out.splitlines()[0] == "row,sunspots"
+    assert first.out.splitlines()[1].startswith("247,")
+
+
+def test_without_matplotlib(rnncore, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert rnncore("train", "sine", "--steps", 1, "--quiet").code == 0
+    assert rnncore("forecast", "runs/sine").code == 0
+    assert not list((tmp_path / "runs" / "sine").glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "adding-problem", "--length", 1], ["--length"]),
+        (["train", "temporal-order", "--length", 5], ["--length"]),
+        (["train", "reber", "--steps", 0], ["--steps"]),
+        (["train", "sine", "--recipe", "fast"], ["fast"]),
+        (["train", "series", "nowhere.csv", "--column", "a"], ["nowhere.csv"]),
+        (["train", "series", "table.csv"], ["--column"]),
+        (["train", "series", "--column", "a"], ["--column", "FILE"]),
+        (["train", "series", "table.csv", "--column", "height"], ["no column 'height'", "'wave'"]),
+        (["train", "series", "table.csv", "--column", "name"], ["line 2", "name0"]),
+        (["train", "series", "table.csv", "--column", "wave", "--window", 99], ["64 rows to train on"]),
+        (["train", "series", "table.csv", "--column", "wave", "--held-out", 1], ["--held-out"]),
+        (["forecast"], ["MODEL"]),
+        (["forecast", "nowhere"], ["nowhere"]),
+    ],
+)
+def test_wrong_input_is_told_in_one_line(rnncore, table, tmp_path, arguments, words):
+    assert_refused(rnncore(*arguments), *words)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_value_is_told_with_its_line(rnncore, table):
+    lines = table.read_text().splitlines()
+    lines[17] = ",3,x"
+    table.write_text("\n".join(lines))
+    assert_refused(rnncore("train", "series", table, "--column", "wave"), "table.csv, line 18", "wave")
+
+
+def test_forecast_of_wrong_ranges_and_models(rnncore):
+    rnncore("train", "sine", "--steps", 1, "--quiet")
+    assert_refused(rnncore("forecast", "runs/sine", "--start", 9), "start must lie in 10 ... 101", "got 9")
+    rnncore("train", "reber", "--steps", 1, "--quiet")
+    assert_refused(rnncore("forecast", "runs/reber"), "'reber', not on a series")
+
+
+def assert_refused(result: Result, *words: str) -> None:
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.startswith("rnncore: ")
+    assert result.err.count("\n") == 1
+    for word in words:
+        assert word in result.err
