@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from rnncore import checks, diagnosis, kernels, losses, optimizers
+from rnncore import checks, kernels, losses, optimizers
 from rnncore.checkpoints import Course, Epochs, History, sweep
 from rnncore.layers import Seed, State
 from rnncore.models import Sequential
@@ -474,6 +474,8 @@ class Trainer:
 
     def _stop(self, plan: Plan) -> NoReturn:
         """Raise FloatingPointError for a step that failed, as if it had not been."""
+        from rnncore import diagnosis  # brings the NumPy kernels along
+
         loss, norm = plan.step.loss, plan.step.norm
         what = f"the norm of the gradients is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
         where = diagnosis.locate(self.model, plan, self.reduction)
