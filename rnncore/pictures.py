@@ -139,3 +139,38 @@ def _panels(title: str, count: int, width: float = 7, height: float = 2.6) -> tu
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     return figure, list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
+
+
+def gradient_norms(
+    path: str | os.PathLike[str], title: str, norms: Sequence[float], reaches: Sequence[int | str]
+) -> None:
+    """Draw how a gradient fades or grows on its way back through time.
+
+    Parameters
+    ----------
+    path : path
+        Of the PNG file to write.
+    title : str
+    norms : sequence of float, (T,)
+        At each step, of the gradient of the last step's loss.
+    reaches : sequence of int or "full"
+        How far back it goes: one curve each.
+    """
+    figure, (axis,) = _panels(title, 1)
+    T = len(norms)
+    for i, reach in enumerate(reaches):
+        k = T if reach == "full" else min(int(reach), T)
+        # each one lies on those that reach further: the further, the thinner
+        axis.semilogy(
+            range(1 - k, 1),
+            norms[T - k :],
+            "o-",
+            label=f"bptt = {reach}",
+            linewidth=1 + 2 * i,
+            markersize=3 + 2 * i,
+        )
+    axis.set_xlabel("steps before the last one")
+    axis.set_ylabel("norm of ∂ loss / ∂ h")
+    axis.legend()
+    axis.grid(alpha=0.3)
+    figure.savefig(path, format="png", dpi=120)

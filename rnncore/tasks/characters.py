@@ -264,13 +264,13 @@ def one_hot(layers: Sequence[initializers.Initializable], rng: np.random.Generat
     """Draw first weights for a text whose characters are one-hot vectors.
 
     As `initializers.default`, but for two things. Glorot's input weights count on V numbers coming in, where
-    there is one: they are four times as large. And no bias holds the forget gates open, since most of what
+    there is one: they are √V times as large. And no bias holds the forget gates open, since most of what
     matters is near.
     """
     initializers.default(layers, rng)
     first = layers[0].params
     if "weight_ih_l0" in first:  # behind an embedding the input is dense
-        first["weight_ih_l0"][...] *= 4
+        first["weight_ih_l0"][...] *= math.sqrt(first["weight_ih_l0"].shape[1])
     for layer in layers:
         for name, value in layer.params.items():
             if name.startswith("bias"):
