@@ -211,7 +211,7 @@ class EmbeddedReber(Problem):
 
     Parameters
     ----------
-    batch_size : int, default 8
+    batch_size : int, default 1
     longest : int, default 50
         T; a longer string is drawn again (few are). 9 is the shortest there is.
     seed : int, default 0
@@ -221,7 +221,7 @@ class EmbeddedReber(Problem):
     ALPHABET = "BTPSXVE"
     title = "Embedded Reber grammar"
 
-    def __init__(self, *, batch_size: int = 8, longest: int = 50, seed: int = 0) -> None:
+    def __init__(self, *, batch_size: int = 1, longest: int = 50, seed: int = 0) -> None:
         super().__init__(batch_size, seed)
         self.longest = checks.integer("longest", longest, minimum=9)
 
