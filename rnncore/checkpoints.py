@@ -211,10 +211,17 @@ class Course:
 
 
 def sweep(path: str | os.PathLike[str]) -> None:
-    """Remove what a run that was killed while writing a checkpoint has left beside it."""
+    """Remove what a run that was killed while writing a checkpoint has left beside it.
+
+    Raises
+    ------
+    OSError
+        If there is no such folder: before a run, not after it.
+    """
     target = Path(path)
-    for part in target.parent.glob(f".{target.name}.*.part"):
-        part.unlink(missing_ok=True)
+    for name in os.listdir(target.parent):
+        if name.startswith(f".{target.name}.") and name.endswith(".part"):
+            (target.parent / name).unlink(missing_ok=True)
 
 
 def _named(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -351,10 +351,11 @@ class Trainer:
                 _report(bar, loss, self.optimizer.lr)
             except FloatingPointError as error:
                 failure = error
+            finally:
+                if schedule:
+                    self.optimizer.lr = course.lr
             if checkpoint is not None:
                 course.save(checkpoint, self.state)
-        if schedule:
-            self.optimizer.lr = course.lr
         if failure:
             raise failure
         if interruption.came:

@@ -313,7 +313,9 @@ def test_arguments_that_make_no_sense(tmp_path):
         with pytest.raises(ValueError, match=message):
             make().fit(Streams(), 5, **options)
     with pytest.raises(FileNotFoundError):
-        make().fit(Streams(), 2, checkpoint=tmp_path / "nowhere" / "c", progress=False)
+        make().fit(
+            Streams(), 2, checkpoint=tmp_path / "nowhere" / "c", callbacks=[crash_at(1)], progress=False
+        )
 
 
 @pytest.mark.filterwarnings("ignore:overflow|invalid value:RuntimeWarning")

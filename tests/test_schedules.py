@@ -166,6 +166,16 @@ def test_training_slows_down_on_a_plateau():
         np.testing.assert_allclose(rates, [0.5, 0.5, 0.5, 0.5, 0.05], rtol=1e-15)
 
 
+def test_the_rate_is_the_optimizers_own_after_a_failure():
+    def fail(step, loss):
+        raise RuntimeError
+
+    trainer = make()
+    with pytest.raises(RuntimeError):
+        trainer.fit(Scripted([]), 9, schedule=WarmUp(4), callbacks=[fail], progress=False)
+    assert trainer.optimizer.lr == 0.5
+
+
 # --- early stopping ---
 
 
