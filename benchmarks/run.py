@@ -1,8 +1,8 @@
 """Measure rnncore beside its peers: ``python benchmarks/run.py``.
 
 All contenders of a line take turns in one process, start from the same weights and must come to the same
-results. Everything runs on one thread unless a line says two. Peers that are not installed are left out; all of
-them: ``pip install torch jax keras onnx onnxruntime matplotlib``.
+results. Everything runs on one thread unless a line says two. Peers that are not installed are left out; all
+of them: ``pip install torch jax keras onnx onnxruntime matplotlib``.
 """
 
 from __future__ import annotations
