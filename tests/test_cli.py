@@ -219,9 +219,11 @@ def test_a_stopped_run_is_resumed(rnncore, monkeypatch, tmp_path):
         return before(self, model)
 
     validate.calls = 0
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal
     monkeypatch.setattr(tasks.BinaryAddition, "validate", validate)
     arguments = ("train", "addition", "--quiet", "--steps", 60, "--out", "stopped", "--resume")
     stopped = rnncore(*arguments, "--checkpoint-every", 7)
+    signal.signal(signal.SIGINT, before)
     assert stopped.code == 130
     assert "checkpoint.safetensors: --resume goes on from there" in stopped.err
     assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["checkpoint.safetensors"]
