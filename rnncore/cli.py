@@ -15,7 +15,7 @@ import numpy as np
 import rnncore
 from rnncore import kernels, recipes, tasks
 from rnncore.commands.bench import bench
-from rnncore.commands.chars import sample_text, train_chars, train_words
+from rnncore.commands.chars import draw_gradients, sample_text, train_chars, train_words
 from rnncore.commands.common import (
     checkpoint_options,
     model_file,
@@ -147,6 +147,7 @@ train.add_command(train_temporal_order)
 train.add_command(train_reber)
 cli.add_command(forecast)
 cli.add_command(sample_text)
+cli.add_command(draw_gradients)
 cli.add_command(bench)
 
 

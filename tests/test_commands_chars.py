@@ -70,6 +70,14 @@ def test_sample(rnncore, text):
     assert stopped == ["the " + line[4:].partition("a")[0] for line in lines]
 
 
+def test_gradients(rnncore, text, tmp_path):
+    rnncore("train", "chars", text, *SMALL, "--steps", 2, "--quiet", "--out", "run")
+    result = rnncore("gradients", "run", "--bptt", "full", "--bptt", 3)
+    assert result.code == 0
+    assert result.out.endswith("arrives 9 steps earlier; picture: gradients.png\n")
+    assert (tmp_path / "gradients.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_train_words_compares_how_far_the_gradient_goes(rnncore, tmp_path):
     result = rnncore("train", "words", "vector", "ectoaxg", "--epochs", 3, "--hidden", 5, "--out", "w")
     assert result.code == 0
@@ -122,6 +130,8 @@ def test_without_matplotlib(rnncore, monkeypatch, tmp_path):
         (["sample", "run", "--top-p", "2"], "top_p must lie in (0, 1]"),
         (["sample", "run", "--stop", "ab"], "stop must be a character"),
         (["sample", "sums"], "is no character model"),
+        (["gradients", "sums"], "is no model of a text"),
+        (["gradients", "run"], "is no model of a text"),
     ],
 )
 def test_wrong_input_is_one_line(rnncore, tmp_path, arguments, word):

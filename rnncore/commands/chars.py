@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 import rnncore
 from rnncore import pictures, recipes
@@ -19,7 +20,7 @@ from rnncore.commands.common import (
     write,
 )
 from rnncore.files import replacing
-from rnncore.tasks import CharLM
+from rnncore.tasks import CharLM, gradients
 from rnncore.tasks.characters import END, decode, read, sample
 
 SHOWN = 300  # characters of the sample after training
@@ -194,3 +195,26 @@ def sample_text(model: Path, prompt: str | None, stop: str | None, **options: An
         stop = END
     for text in sample(network, vocabulary, prompt, stop=stop, **options):
         click.echo(text)
+
+
+@click.command("gradients")
+@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--bptt", type=reach, metavar="full|K", multiple=True, default=("full", "8", "1"), show_default=True
+)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("gradients.png"), show_default=True
+)
+def draw_gradients(model: Path, bptt: tuple[int | str, ...], out: Path) -> None:
+    """Draw how far back in time the gradient of a character MODEL reaches, for texts."""
+    path = model_file(model)
+    network = rnncore.load(path)
+    config = task_config(path)
+    if "source" not in config:
+        raise ValueError(f"{path} is no model of a text: rnncore train chars makes one")
+    del config["name"]
+    batch = next(iter(CharLM.from_config(**config).batches(np.random.default_rng(0))))
+    norms = gradients.norms(network, batch.x, batch.y[:, -1])
+    with replacing(out) as part:
+        pictures.gradient_norms(part, "Gradient of the last character's loss", norms.tolist(), bptt)
+    click.echo(f"{norms[0]:.3g} of {norms[-1]:.3g} arrives {len(norms) - 1} steps earlier; picture: {out}")

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rnncore.layers import State
-from rnncore.models import SequenceModel
+from rnncore.models import Sequential
 
 
-def norms(model: SequenceModel, x: npt.ArrayLike, y: npt.ArrayLike) -> np.ndarray:
+def norms(model: Sequential, x: npt.ArrayLike, y: npt.ArrayLike) -> np.ndarray:
     """Return how much of the last step's loss arrives at each step: the norm of its gradient there.
 
     It vanishes where the norm falls towards zero with the distance, and explodes where it grows (Bengio,
@@ -21,8 +21,8 @@ def norms(model: SequenceModel, x: npt.ArrayLike, y: npt.ArrayLike) -> np.ndarra
 
     Parameters
     ----------
-    model : SequenceModel
-        With logits at every step; not bidirectional.
+    model : Sequential
+        Of the layers of a `SequenceModel`, with logits at every step; not bidirectional.
     x : array_like, (N, T, D) numbers or (N, T) token ids
     y : array_like of int, (N,)
         Classes at the last step, for the cross-entropy.
