@@ -188,6 +188,17 @@ def test_a_run_may_be_made_longer(tmp_path):
     assert_same(outcome(again, history), expected)
 
 
+def test_the_rate_comes_from_the_checkpoint(tmp_path):
+    def run(steps, lr=0.02, **options):
+        trainer = make()
+        trainer.optimizer.lr = lr
+        return outcome(trainer, trainer.fit(Streams(), steps, schedule=Cosine(8), progress=False, **options))
+
+    expected = run(8)
+    run(5, checkpoint=tmp_path / "c")
+    assert_same(run(8, lr=0.5, checkpoint=tmp_path / "c", resume=True), expected)
+
+
 def test_a_finished_run_stays_finished(tmp_path):
     first, again = make(), make()
     found = outcome(
