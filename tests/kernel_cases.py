@@ -205,6 +205,13 @@ def dropout(kernels: Any, rows: Rows, *, H: int = 3, dtype: Any = np.float64) ->
     return Case(kernels.Dropout(rows, x, y, mask), {"x": first(M, x)}, {"y": first(M, y)})
 
 
+def join(kernels: Any, rows: Rows, *, H: int = 3, parts: int = 2, dtype: Any = np.float64) -> Case:
+    draw = Draw(0, dtype)
+    sides = {f"part {i}": draw.source(rows.N, H) for i in range(parts)}
+    y = draw.sink(rows.N, parts * H)
+    return Case(kernels.Join(rows, tuple(sides.values()), y), sides, {"y": y})
+
+
 def activation(
     kernels: Any,
     rows: Rows,

@@ -17,6 +17,7 @@ from kernel_cases import (
     assert_close,
     dropout,
     embedding,
+    join,
     linear,
     loss,
     ragged,
@@ -168,10 +169,11 @@ def test_linear_equals_the_reference(level, dtype):
 
 @each_level
 @each_dtype
-def test_embedding_and_dropout_equal_the_reference(level, dtype):
+def test_embedding_dropout_and_join_equal_the_reference(level, dtype):
     for size in SIZES:
         assert_equal_to_reference(embedding, level, dtype, rows=ragged(5, 7), V=4, E=size)
         assert_equal_to_reference(dropout, level, dtype, rows=ragged(5, 7), H=size)
+        assert_equal_to_reference(join, level, dtype, rows=ragged(5, 7), H=size)
 
 
 @each_level

@@ -10,6 +10,7 @@ from kernel_cases import (
     assert_close,
     dropout,
     embedding,
+    join,
     linear,
     loss,
     ragged,
@@ -69,8 +70,8 @@ def test_linear_gradients(last, bias):
     assert_gradients_exact(lambda dtype: linear(NUMPY, ragged(3, 4), bias=bias, last=last, dtype=dtype))
 
 
-@pytest.mark.parametrize("build", [embedding, dropout])
-def test_embedding_and_dropout_gradients(build):
+@pytest.mark.parametrize("build", [embedding, dropout, join])
+def test_embedding_dropout_and_join_gradients(build):
     assert_gradients_exact(lambda dtype: build(NUMPY, ragged(3, 4), dtype=dtype))
 
 
