@@ -197,12 +197,25 @@ cdef inline Step walk(const Sequence* s, Py_ssize_t i, Py_ssize_t first, Py_ssiz
     step.going, step.base = first, 0
     step.now = state_row(s, i)
     step.kept = step.row if s.training else 0
-    step.gate = step.row - s.rows.offsets[chunk_start(s, i)]
+    step.gate = gate_row(s, step.t, chunk_start(s, i), first, last)
     if i > 0:
         before = step.t + 1 if s.reverse else step.t - 1
         step.going = max(min(step.high, s.rows.counts[before]), first)
         step.base = state_row(s, i - 1)
     return step
+
+
+cdef inline Py_ssize_t gate_row(
+    const Sequence* s, Py_ssize_t t, Py_ssize_t low, Py_ssize_t first, Py_ssize_t last,
+) noexcept nogil:
+    """The row of gates that holds row 0 of step t, in the chunk that begins at step `low`.
+
+    Packed, so that the chunk is one product. But where threads share the rows in inference, one may be a
+    chunk ahead of another: there each row keeps to places of its own.
+    """
+    if s.training or (first == 0 and last == s.rows.N):
+        return s.rows.offsets[t] - s.rows.offsets[low]
+    return (t - low) * s.rows.N
 
 
 cdef inline Py_ssize_t state_row(const Sequence* s, Py_ssize_t i) noexcept nogil:
@@ -343,15 +356,14 @@ cdef inline void input_product(
     cdef Py_ssize_t low = chunk_start(s, i)
     cdef Py_ssize_t high = s.rows.T - i if s.reverse else min(i + s.chunk, s.rows.T)
     cdef Py_ssize_t origin = s.rows.offsets[low]
-    cdef Py_ssize_t t, begin
+    cdef Py_ssize_t t
     if i % s.chunk != 0:
         return
     if first == 0 and last == s.rows.N:
         input_rows(s, gates, origin, s.rows.offsets[high] - origin)
         return
     for t in range(low, high):
-        begin = s.rows.offsets[t] + first
-        input_rows(s, gates + (begin - origin) * s.width, begin,
+        input_rows(s, gates + (gate_row(s, t, low, first, last) + first) * s.width, s.rows.offsets[t] + first,
                    max(min(last, s.rows.counts[t]) - first, <Py_ssize_t>0))
 
 
