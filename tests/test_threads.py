@@ -63,7 +63,7 @@ def test_a_number_of_threads_that_makes_no_sense(count, error, message):
 
 def in_a_fresh_process(program: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-P", "-c", program],  # the installed package, not the sources in the folder
         env=os.environ | environment,
         capture_output=True,
         text=True,
