@@ -58,8 +58,10 @@ cdef struct Sequence:
     State states[2]
     # Buffers
     # In inference only the gates of a chunk of steps and the latest two states are held.
-    Py_ssize_t chunk             # steps whose gates are held: all T in training
-    void* gates                  # (chunk * N, width)  pre-activations, then activated gates, after backward dz
+    # Input products take a chunk of steps at a time: the gates are still in the cache when their step comes.
+    Py_ssize_t chunk
+    void* gates                  # (M, width), inference (chunk * N, ..)  pre-activations, then activated gates,
+                                 # after backward dz
     void* h                      # (N + M, stride)  the initial state, then h of every packed row; inference (3 N, ..)
     void* c                      # the same of an LSTM's cell state
     # (M, stride), inference (N, ..); what else backward needs: an LSTM's tanh(c); a GRU's W_hn h + b_hn, later its
@@ -131,8 +133,8 @@ cdef inline Sequence* bind(
 cdef inline int allocate(list keep, Sequence* s) except -1:
     cdef Py_ssize_t N = s.rows.N
     cdef Py_ssize_t M = N * s.rows.T
-    s.chunk = s.rows.T if s.training else max(min(CHUNK // max(N, <Py_ssize_t>1), s.rows.T), <Py_ssize_t>1)
-    numbers(keep, s, s.chunk * N * s.width, &s.gates)
+    s.chunk = max(min(CHUNK // max(N, <Py_ssize_t>1), s.rows.T), <Py_ssize_t>1)
+    numbers(keep, s, (M if s.training else s.chunk * N) * s.width, &s.gates)
     numbers(keep, s, state_rows(s) * s.stride, &s.h)
     buffer(keep, M * sizeof(Py_ssize_t), <void**>&s.previous)
     numbers(keep, s, s.width, &s.bias)
@@ -210,10 +212,12 @@ cdef inline Py_ssize_t gate_row(
 ) noexcept nogil:
     """The row of gates that holds row 0 of step t, in the chunk that begins at step `low`.
 
-    Packed, so that the chunk is one product. But where threads share the rows in inference, one may be a
-    chunk ahead of another: there each row keeps to places of its own.
+    In inference packed too, so that the chunk is one product. But where threads share the rows there, one may
+    be a chunk ahead of another: so each row keeps to places of its own.
     """
-    if s.training or (first == 0 and last == s.rows.N):
+    if s.training:
+        return s.rows.offsets[t]
+    if first == 0 and last == s.rows.N:
         return s.rows.offsets[t] - s.rows.offsets[low]
     return (t - low) * s.rows.N
 
@@ -360,7 +364,8 @@ cdef inline void input_product(
     if i % s.chunk != 0:
         return
     if first == 0 and last == s.rows.N:
-        input_rows(s, gates, origin, s.rows.offsets[high] - origin)
+        input_rows(s, gates + gate_row(s, low, low, first, last) * s.width, origin,
+                   s.rows.offsets[high] - origin)
         return
     for t in range(low, high):
         input_rows(s, gates + (gate_row(s, t, low, first, last) + first) * s.width, s.rows.offsets[t] + first,
