@@ -23,6 +23,11 @@ cdef extern from *:
     enum { RNN_BYTES = 16, RNN_ROWS = 4, RNN_VECTORS = 2 };
     #endif
     #include <string.h>
+    #if defined(__GNUC__)
+    #define rnn_prefetch(place) __builtin_prefetch(place, 1)
+    #else
+    #define rnn_prefetch(place) ((void)(place))
+    #endif
     """
     enum:
         ROWS "RNN_ROWS"
@@ -31,11 +36,15 @@ cdef extern from *:
         DOUBLES "(RNN_BYTES / 8)"
     void copy_bytes "memcpy"(void* to, const void* source, size_t size) noexcept nogil
     void fill_bytes "memset"(void* to, int value, size_t size) noexcept nogil
+    void prefetch "rnn_prefetch"(const void* place) noexcept nogil
 
 
 cdef enum:
-    BLOCK = 256      # steps of k in a block of a weight gradient: its panels stay in the cache
-    COLUMNS = 512    # columns of such a block
+    BAND = 64                    # rows that are taken on before the next ones: they stay in the cache
+    # A block of a weight gradient: DEPTH steps of k, whose panels stay in the cache
+    DEPTH = 256
+    COLUMNS = 512                # columns of b
+    STRIP = 4 * ROWS             # columns of a: some cache lines of each row
 
 
 cdef inline Py_ssize_t lanes(real* kind) noexcept nogil:
@@ -67,20 +76,27 @@ cdef inline Py_ssize_t panels_size(Py_ssize_t K, Py_ssize_t N, real* kind) noexc
 
 cdef inline Py_ssize_t scratch_size(Py_ssize_t N, real* kind) noexcept nogil:
     """Numbers that one thread needs for its blocks of a and b."""
-    return BLOCK * (ROWS + padded(min(N, <Py_ssize_t>COLUMNS), kind))
+    return DEPTH * (STRIP + padded(min(N, <Py_ssize_t>COLUMNS), kind))
 
 
 # ---------------------------------------------------------------------------------------------
 # Each level compiles its products once, in a module of its own; the others of the level call them
 # through this table, which travels in a capsule.
 
+cdef struct Term:                # a (M, K) @ panels (K, N)
+    Py_ssize_t K
+    const void* a
+    Py_ssize_t a_row             # numbers from row to row
+    const void* panels
+
+
 cdef struct Gemm:
     void (*product_f)(
-        Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
-        const float* a, Py_ssize_t a_row, const float* panels, float* c, Py_ssize_t c_row) noexcept nogil
+        Py_ssize_t M, Py_ssize_t N, const float* start, Py_ssize_t start_row, const Py_ssize_t* ids,
+        const Term* terms, Py_ssize_t count, float* c, Py_ssize_t c_row) noexcept nogil
     void (*product_d)(
-        Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
-        const double* a, Py_ssize_t a_row, const double* panels, double* c, Py_ssize_t c_row) noexcept nogil
+        Py_ssize_t M, Py_ssize_t N, const double* start, Py_ssize_t start_row, const Py_ssize_t* ids,
+        const Term* terms, Py_ssize_t count, double* c, Py_ssize_t c_row) noexcept nogil
     void (*outer_product_f)(
         Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
         const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
@@ -99,14 +115,23 @@ cdef inline const Gemm* gemm_of(object module_name) except NULL:
 
 
 cdef inline void product(
+    const Gemm* gemm, Py_ssize_t M, Py_ssize_t N, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
+    const Term* terms, Py_ssize_t count, real* c, Py_ssize_t c_row,
+) noexcept nogil:
+    """c (M, N) = start + the sum of some terms: row i begins as row i of start, or as row ids[i] where ids is given."""
+    if real is float:
+        gemm.product_f(M, N, start, start_row, ids, terms, count, c, c_row)
+    else:
+        gemm.product_d(M, N, start, start_row, ids, terms, count, c, c_row)
+
+
+cdef inline void add_product(
     const Gemm* gemm, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
     const real* a, Py_ssize_t a_row, const real* panels, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """c (M, N) += a (M, K) @ panels (K, N)."""
-    if real is float:
-        gemm.product_f(M, N, K, a, a_row, panels, c, c_row)
-    else:
-        gemm.product_d(M, N, K, a, a_row, panels, c, c_row)
+    cdef Term term = Term(K, a, a_row, panels)
+    product(gemm, M, N, c, c_row, NULL, &term, 1, c, c_row)
 
 
 cdef inline void outer_product(
@@ -127,7 +152,7 @@ cdef inline void outer_product(
 
 # ---------------------------------------------------------------------------------------------
 # Packing. A recurrent layer's gates lie padded to whole vectors: `groups` gates of `size` units,
-# each in `stride` columns. The padding of a panel is zeroed once, when its buffer is made.
+# each in `stride` columns. Threads share the units. The padding of a panel is zeroed once, when its buffer is made.
 
 cdef inline Py_ssize_t panel_place(
     Py_ssize_t j, Py_ssize_t K, Py_ssize_t N, Py_ssize_t* step, real* kind,
@@ -141,13 +166,14 @@ cdef inline Py_ssize_t panel_place(
 
 cdef inline void pack_transposed(
     real* panels, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t K,
+    Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
-    """Panels (K, groups * stride) of w.T, for w (groups * size, K)."""
+    """Panels (K, groups * stride) of w.T, for w (groups * size, K): units first .. last-1 of all gates."""
     cdef Py_ssize_t g, u, k, step
     cdef const real* source
     cdef real* column
     for g in range(groups):
-        for u in range(size):
+        for u in range(first, last):
             source = w + (g * size + u) * w_row
             column = panels + panel_place(g * stride + u, K, groups * stride, &step, panels)
             for k in range(K):
@@ -156,8 +182,9 @@ cdef inline void pack_transposed(
 
 cdef inline void pack(
     real* panels, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
+    Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
-    """Panels (groups * stride, N) of w (groups * size, N): rows of padding stay zero."""
+    """Panels (groups * stride, N) of w (groups * size, N), the same units; rows of padding stay zero."""
     cdef Py_ssize_t width = panel_width(panels)
     cdef Py_ssize_t K = groups * stride
     cdef Py_ssize_t g, u, p, j, step, columns
@@ -168,6 +195,6 @@ cdef inline void pack(
         columns = min(width, N - j)
         place = panels + panel_place(j, K, N, &step, panels)
         for g in range(groups):
-            for u in range(size):
+            for u in range(first, last):
                 source = w + (g * size + u) * w_row + j
                 copy_bytes(place + (g * stride + u) * step, source, columns * sizeof(real))

@@ -3,8 +3,8 @@
 from cpython.pycapsule cimport PyCapsule_New
 
 from _gemm cimport (
-    BLOCK, COLUMNS, DOUBLES, FLOATS, ROWS, VECTORS, Gemm, copy_bytes, fill_bytes, lanes, padded, panel_place,
-    panel_width, pieces,
+    BAND, COLUMNS, DEPTH, DOUBLES, FLOATS, ROWS, STRIP, VECTORS, Gemm, Term, copy_bytes, fill_bytes, lanes, padded,
+    panel_place, panel_width, pieces, prefetch,
 )
 from _math cimport real
 
@@ -15,22 +15,29 @@ from _math cimport real
 # kept in memory.
 
 cdef inline void multiply_add(
-    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t width, Py_ssize_t K,
-    const real* restrict a, Py_ssize_t a_row, const Py_ssize_t a_k,
-    const real* restrict b, Py_ssize_t b_panel,
-    real* restrict c, Py_ssize_t c_row, real* sums,
+    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t width, const Py_ssize_t a_k,
+    const Term* terms, Py_ssize_t count, Py_ssize_t i0, Py_ssize_t j0,
+    const real* start, Py_ssize_t start_row, const Py_ssize_t* ids, real* c, Py_ssize_t c_row, real* sums,
 ) noexcept nogil:
-    """c (rows, panels * width) += a (rows, K) @ panels; a[i, k] lies at a[i * a_row + k * a_k]."""
-    cdef Py_ssize_t i, j, k, p
+    """The tile of c from row i0 and column j0 on, at c; a[i, k] lies at a[i * a_row + k * a_k]."""
+    cdef Py_ssize_t i, j, k, p, t, K, a_row
+    cdef const real* restrict a
+    cdef const real* restrict b
+    cdef const real* from_
     for i in range(rows):
+        from_ = start + j0 + (i0 + i if ids is NULL else ids[i0 + i]) * start_row
         for p in range(panels):
             for j in range(width):
-                sums[(i * panels + p) * width + j] = c[i * c_row + p * width + j]
-    for k in range(K):
-        for i in range(rows):
-            for p in range(panels):
-                for j in range(width):
-                    sums[(i * panels + p) * width + j] += a[i * a_row + k * a_k] * b[p * b_panel + k * width + j]
+                sums[(i * panels + p) * width + j] = from_[p * width + j]
+    for t in range(count):
+        K, a_row = terms[t].K, terms[t].a_row
+        a = <const real*>terms[t].a + i0 * a_row
+        b = <const real*>terms[t].panels + j0 * K
+        for k in range(K):
+            for i in range(rows):
+                for p in range(panels):
+                    for j in range(width):
+                        sums[(i * panels + p) * width + j] += a[i * a_row + k * a_k] * b[(p * K + k) * width + j]
     for i in range(rows):
         for p in range(panels):
             for j in range(width):
@@ -38,8 +45,9 @@ cdef inline void multiply_add(
 
 
 cdef inline void tile(
-    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, Py_ssize_t K,
-    const real* a, Py_ssize_t a_row, const Py_ssize_t a_k, const real* b, real* c, Py_ssize_t c_row,
+    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, const Py_ssize_t a_k,
+    const Term* terms, Py_ssize_t count, Py_ssize_t i, Py_ssize_t j,
+    const real* start, Py_ssize_t start_row, const Py_ssize_t* ids, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """multiply_add with sums of the right size; the panels follow each other in memory."""
     cdef float f1[FLOATS]
@@ -58,114 +66,132 @@ cdef inline void tile(
     cdef double d8[8 * DOUBLES]
     cdef double d12[12 * DOUBLES]
     cdef double d16[16 * DOUBLES]
-    cdef Py_ssize_t count = rows * panels * vectors
+    cdef Py_ssize_t size = rows * panels * vectors
     cdef Py_ssize_t width = vectors * lanes(c)
-    cdef Py_ssize_t step = K * width
     if real is float:
-        if count == 1:
-            multiply_add(rows, panels, width, K, a, a_row, a_k, b, step, c, c_row, f1)
-        elif count == 2:
-            multiply_add(rows, panels, width, K, a, a_row, a_k, b, step, c, c_row, f2)
-        elif count == 3:
-            multiply_add(rows, panels, width, K, a, a_row, a_k, b, step, c, c_row, f3)
-        elif count == 4:
-            multiply_add(rows, panels, width, K, a, a_row, a_k, b, step, c, c_row, f4)
-        elif count == 6:
-            multiply_add(rows, panels, width, K, a, a_row, a_k, b, step, c, c_row, f6)
-        elif count == 8:
-            multiply_add(rows, panels, width, K, a, a_row, a_k, b, step, c, c_row, f8)
-        elif count == 12:
-            multiply_add(rows, panels, width, K, a, a_row, a_k, b, step, c, c_row, f12)
+        if size == 1:
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f1)
+        elif size == 2:
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f2)
+        elif size == 3:
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f3)
+        elif size == 4:
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f4)
+        elif size == 6:
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f6)
+        elif size == 8:
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f8)
+        elif size == 12:
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f12)
         else:
-            multiply_add(rows, panels, width, K, a, a_row, a_k, b, step, c, c_row, f16)
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f16)
     else:
-        if count == 1:
-            multiply_add(rows, panels, width, K, a, a_row, a_k, b, step, c, c_row, d1)
-        elif count == 2:
-            multiply_add(rows, panels, width, K, a, a_row, a_k, b, step, c, c_row, d2)
-        elif count == 3:
-            multiply_add(rows, panels, width, K, a, a_row, a_k, b, step, c, c_row, d3)
-        elif count == 4:
-            multiply_add(rows, panels, width, K, a, a_row, a_k, b, step, c, c_row, d4)
-        elif count == 6:
-            multiply_add(rows, panels, width, K, a, a_row, a_k, b, step, c, c_row, d6)
-        elif count == 8:
-            multiply_add(rows, panels, width, K, a, a_row, a_k, b, step, c, c_row, d8)
-        elif count == 12:
-            multiply_add(rows, panels, width, K, a, a_row, a_k, b, step, c, c_row, d12)
+        if size == 1:
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d1)
+        elif size == 2:
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d2)
+        elif size == 3:
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d3)
+        elif size == 4:
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d4)
+        elif size == 6:
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d6)
+        elif size == 8:
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d8)
+        elif size == 12:
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d12)
         else:
-            multiply_add(rows, panels, width, K, a, a_row, a_k, b, step, c, c_row, d16)
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d16)
 
 
 cdef inline void tile_of(
-    const Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t K, const real* a, Py_ssize_t a_row, const Py_ssize_t a_k,
-    const real* b, real* c, Py_ssize_t c_row,
+    const Py_ssize_t rows, Py_ssize_t vectors, const Py_ssize_t a_k,
+    const Term* terms, Py_ssize_t count, Py_ssize_t i, Py_ssize_t j,
+    const real* start, Py_ssize_t start_row, const Py_ssize_t* ids, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """One panel of any number of vectors."""
     if vectors == VECTORS:
-        tile(rows, 1, VECTORS, K, a, a_row, a_k, b, c, c_row)
+        tile(rows, 1, VECTORS, a_k, terms, count, i, j, start, start_row, ids, c, c_row)
     elif vectors == 1:
-        tile(rows, 1, 1, K, a, a_row, a_k, b, c, c_row)
+        tile(rows, 1, 1, a_k, terms, count, i, j, start, start_row, ids, c, c_row)
     else:
-        tile(rows, 1, 2, K, a, a_row, a_k, b, c, c_row)
+        tile(rows, 1, 2, a_k, terms, count, i, j, start, start_row, ids, c, c_row)
 
 
 cdef inline void edge(
-    const Py_ssize_t rows, Py_ssize_t valid_rows, Py_ssize_t columns, Py_ssize_t K,
-    const real* a, Py_ssize_t a_row, const Py_ssize_t a_k, const real* b, real* c, Py_ssize_t c_row,
+    const Py_ssize_t rows, Py_ssize_t valid_rows, Py_ssize_t columns, const Py_ssize_t a_k,
+    const Term* terms, Py_ssize_t count, Py_ssize_t i, Py_ssize_t j,
+    const real* start, Py_ssize_t start_row, const Py_ssize_t* ids, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
-    """A panel of which only `columns` columns (and `valid_rows` rows) exist in c."""
+    """A panel of which only `columns` columns (and `valid_rows` rows) exist in start and c."""
     cdef real buffer[ROWS * VECTORS * FLOATS]
     cdef Py_ssize_t width = padded(columns, c)
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t vectors = width // lanes(c)
+    cdef Py_ssize_t r, q
+    cdef const real* from_
     if columns == width and valid_rows == rows:
-        tile_of(rows, width // lanes(c), K, a, a_row, a_k, b, c, c_row)
+        tile_of(rows, vectors, a_k, terms, count, i, j, start, start_row, ids, c, c_row)
         return
-    for i in range(rows):
-        for j in range(width):
-            buffer[i * width + j] = c[i * c_row + j] if i < valid_rows and j < columns else 0
-    tile_of(rows, width // lanes(c), K, a, a_row, a_k, b, buffer, width)
-    for i in range(valid_rows):
-        for j in range(columns):
-            c[i * c_row + j] = buffer[i * width + j]
+    fill_bytes(buffer, 0, rows * width * sizeof(real))
+    for r in range(valid_rows):
+        from_ = start + j + (i + r if ids is NULL else ids[i + r]) * start_row
+        for q in range(columns):
+            buffer[r * width + q] = from_[q]
+    tile_of(rows, vectors, a_k, terms, count, i, j, buffer - i * width - j, width, NULL, buffer, width)
+    for r in range(valid_rows):
+        for q in range(columns):
+            c[r * c_row + q] = buffer[r * width + q]
 
 
 cdef inline void few_rows(
-    const Py_ssize_t rows, const Py_ssize_t panels, Py_ssize_t N, Py_ssize_t K,
-    const real* a, Py_ssize_t a_row, const real* b, real* c, Py_ssize_t c_row,
+    const Py_ssize_t rows, const Py_ssize_t panels, Py_ssize_t N, const Term* terms, Py_ssize_t count, Py_ssize_t i,
+    const real* start, Py_ssize_t start_row, const Py_ssize_t* ids, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """All panels for fewer than ROWS rows: several panels side by side hide the latency of the sums."""
     cdef Py_ssize_t width = panel_width(c)
     cdef Py_ssize_t j = 0
     while panels > 1 and j + panels * width <= N:
-        tile(rows, panels, VECTORS, K, a, a_row, 1, b + j * K, c + j, c_row)
+        tile(rows, panels, VECTORS, 1, terms, count, i, j, start, start_row, ids, c + i * c_row + j, c_row)
         j += panels * width
     while j < N:
-        edge(rows, rows, min(width, N - j), K, a, a_row, 1, b + j * K, c + j, c_row)
+        edge(rows, rows, min(width, N - j), 1, terms, count, i, j, start, start_row, ids, c + i * c_row + j, c_row)
         j += width
 
 
+cdef inline void prefetch_tile(const real* c, Py_ssize_t c_row) noexcept nogil:
+    """Ask for a tile that comes next: its rows lie far apart, where no hardware looks ahead."""
+    cdef Py_ssize_t r
+    for r in range(ROWS):
+        prefetch(c + r * c_row)
+        prefetch(c + r * c_row + VECTORS * lanes(<real*>c) - 1)
+
+
 cdef void multiply(
-    Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
-    const real* a, Py_ssize_t a_row, const real* panels, real* c, Py_ssize_t c_row,
+    Py_ssize_t M, Py_ssize_t N, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
+    const Term* terms, Py_ssize_t count, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
-    """c (M, N) += a (M, K) @ panels (K, N)."""
+    """c (M, N) = start + the sum of the terms."""
     cdef Py_ssize_t width = panel_width(c)
-    cdef Py_ssize_t p, q, i, j
-    for p in range(pieces(N, width)):
-        j = p * width
-        for q in range(M // ROWS):
-            i = q * ROWS
-            edge(ROWS, ROWS, min(width, N - j), K, a + i * a_row, a_row, 1, panels + j * K, c + i * c_row + j, c_row)
-    i = M // ROWS * ROWS
+    cdef Py_ssize_t tiled = M // ROWS * ROWS
+    cdef Py_ssize_t band, p, q, i, j
+    cdef real* place
+    for band in range(pieces(tiled, BAND)):
+        for p in range(pieces(N, width)):
+            j = p * width
+            for q in range(min(<Py_ssize_t>BAND, tiled - band * BAND) // ROWS):
+                i = band * BAND + q * ROWS
+                place = c + i * c_row + j
+                prefetch_tile(place + ROWS * c_row, c_row)
+                edge(ROWS, ROWS, min(width, N - j), 1, terms, count, i, j, start, start_row, ids, place, c_row)
+    i = tiled
     if ROWS > 4 and i + 4 <= M:
-        few_rows(4, 1, N, K, a + i * a_row, a_row, panels, c + i * c_row, c_row)
+        few_rows(4, 1, N, terms, count, i, start, start_row, ids, c, c_row)
         i += 4
     if i + 2 <= M:
-        few_rows(2, 2, N, K, a + i * a_row, a_row, panels, c + i * c_row, c_row)
+        few_rows(2, 2, N, terms, count, i, start, start_row, ids, c, c_row)
         i += 2
     if i < M:
-        few_rows(1, 4, N, K, a + i * a_row, a_row, panels, c + i * c_row, c_row)
+        few_rows(1, 4, N, terms, count, i, start, start_row, ids, c, c_row)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -176,27 +202,25 @@ cdef void multiply_outer(
     const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
     real* c, real* scratch, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    cdef real* a_panel = scratch
-    cdef real* b_panels = scratch + BLOCK * ROWS
+    cdef real* strip = scratch
+    cdef real* panels = scratch + DEPTH * STRIP
     cdef Py_ssize_t tiles = pieces(size, ROWS)
-    cdef Py_ssize_t low = tiles * part // parts
-    cdef Py_ssize_t high = tiles * (part + 1) // parts
-    cdef Py_ssize_t k_block, j_block, k0, depth, j0, columns, g, q, i
-    for j_block in range(pieces(N, COLUMNS)):
-        j0 = j_block * COLUMNS
-        columns = min(<Py_ssize_t>COLUMNS, N - j0)
-        for k_block in range(pieces(K, BLOCK)):
-            k0 = k_block * BLOCK
-            depth = min(<Py_ssize_t>BLOCK, K - k0)
-            pack_rows(b_panels, depth, columns, b + j0, b_row, b_rows, k0)
+    cdef Py_ssize_t low = tiles * part // parts * ROWS
+    cdef Py_ssize_t high = min(tiles * (part + 1) // parts * ROWS, size)
+    cdef Py_ssize_t p, j, columns, q, k, depth, g, r, i, rows
+    for p in range(pieces(N, COLUMNS)):
+        j = p * COLUMNS
+        columns = min(<Py_ssize_t>COLUMNS, N - j)
+        for q in range(pieces(K, DEPTH)):
+            k = q * DEPTH
+            depth = min(<Py_ssize_t>DEPTH, K - k)
+            pack_rows(panels, depth, columns, b + j, b_row, b_rows, k)
             for g in range(groups):
-                for q in range(low, high):
-                    i = q * ROWS
-                    pack_tile(a_panel, depth, min(<Py_ssize_t>ROWS, size - i), a + k0 * a_row + g * stride + i, a_row)
-                    outer_tiles(
-                        depth, columns, min(<Py_ssize_t>ROWS, size - i), a_panel, b_panels,
-                        c + (g * size + i) * N + j0, N,
-                    )
+                for r in range(pieces(high - low, STRIP)):
+                    i = low + r * STRIP
+                    rows = min(<Py_ssize_t>STRIP, high - i)
+                    pack_strip(strip, depth, rows, a + k * a_row + g * stride + i, a_row)
+                    outer_tiles(depth, columns, rows, strip, panels, c + (g * size + i) * N + j, N)
 
 
 cdef void pack_rows(
@@ -218,27 +242,39 @@ cdef void pack_rows(
                 fill_bytes(place + columns, 0, (step - columns) * sizeof(real))
 
 
-cdef inline void pack_tile(real* panel, Py_ssize_t K, Py_ssize_t rows, const real* a, Py_ssize_t a_row) noexcept nogil:
-    """ROWS neighbouring columns of a, k after k; missing ones are zero."""
-    cdef Py_ssize_t k, i
-    if rows == ROWS:
+cdef inline void pack_strip(real* strip, Py_ssize_t K, Py_ssize_t columns, const real* a, Py_ssize_t a_row) noexcept nogil:
+    """Some neighbouring columns of a in tiles of ROWS, each k after k; missing ones are zero."""
+    cdef Py_ssize_t k, i, q
+    if columns == STRIP:
+        for k in range(K):
+            for q in range(STRIP // ROWS):
+                for i in range(ROWS):
+                    strip[(q * K + k) * ROWS + i] = a[k * a_row + q * ROWS + i]
+        return
+    for q in range(pieces(columns, ROWS)):
         for k in range(K):
             for i in range(ROWS):
-                panel[k * ROWS + i] = a[k * a_row + i]
-        return
-    for k in range(K):
-        for i in range(ROWS):
-            panel[k * ROWS + i] = a[k * a_row + i] if i < rows else 0
+                strip[(q * K + k) * ROWS + i] = a[k * a_row + q * ROWS + i] if q * ROWS + i < columns else 0
 
 
 cdef void outer_tiles(
-    Py_ssize_t K, Py_ssize_t N, Py_ssize_t rows, const real* a_panel, const real* b_panels, real* c, Py_ssize_t c_row,
+    Py_ssize_t K, Py_ssize_t N, Py_ssize_t rows, const real* strip, const real* panels, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
+    """c (rows, N) += strip.T @ panels"""
     cdef Py_ssize_t width = panel_width(c)
-    cdef Py_ssize_t p, j
+    cdef Py_ssize_t p, q, i, j
+    cdef real* place
+    cdef Term term
+    term.K, term.a_row, term.panels = K, 1, panels
     for p in range(pieces(N, width)):
         j = p * width
-        edge(ROWS, rows, min(width, N - j), K, a_panel, 1, ROWS, b_panels + j * K, c + j, c_row)
+        for q in range(pieces(rows, ROWS)):
+            i = q * ROWS
+            place = c + i * c_row + j
+            prefetch_tile(place + ROWS * c_row, c_row)
+            term.a = strip + i * K
+            edge(ROWS, min(<Py_ssize_t>ROWS, rows - i), min(width, N - j), ROWS, &term, 1, 0, j,
+                 place - j, c_row, NULL, place, c_row)
 
 
 cdef Gemm table

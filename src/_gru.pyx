@@ -6,13 +6,14 @@
     h_t = (1 - u) n + u h_{t-1}
 """
 
-from _gemm cimport copy_bytes, fill_bytes, product
+from _gemm cimport Term, fill_bytes, product
 from _math cimport hyperbolic_tangent, real, sigmoid
 from _plan cimport OverRows, OverTiles, stage_capsule
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, arriving_gradient, bias_gradient, bind, hidden_product,
-    hidden_weight_gradients, input_gradient, input_product, input_weight_gradients, load_final_gradient,
-    kept_rows, load_initial, numbers, pack_hidden, pack_input, panels, row_before, store_final, store_output, walk,
+    Sequence, Step, add_initial_gradient, arriving_gradient, bias_gradient, bind, gate_product, gate_rows,
+    hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients, kept_rows, late_input_gradient,
+    load_final_gradient, load_initial, numbers, pack_weights_of, row_before, step_input_gradient, store_final,
+    store_output, walk,
 )
 
 from rnncore._stage import Stage
@@ -90,6 +91,12 @@ cdef inline void update_backward(
         dh[j] = dh[j] * u
 
 
+cdef inline void kept_product(const Sequence* s, Py_ssize_t rows, const real* h, real* kept) noexcept nogil:
+    """kept = W_hn h + b_hn"""
+    cdef Term hidden = Term(s.H, h, s.stride, s.groups[1].hidden_panels)
+    product(s.gemm, rows, s.stride, <const real*>s.bias_n, 0, NULL, &hidden, 1, kept, s.stride)
+
+
 cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef real* h = <real*>s.h
     cdef real* kept = <real*>s.kept
@@ -104,18 +111,17 @@ cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_
         input_product(s, gates, i, first, last)
         z = gates + step.gate * s.width         # of row 0, like k
         k = kept + step.kept * s.stride
-        hidden_product(s, step, h, <real*>s.hidden_panels, s.joint, z, s.width)
+        gate_product(s, &step, &s.groups[0], h, gates)
         if s.reset_after:
-            for n in range(step.low, step.high):
-                copy_bytes(k + n * s.stride, s.bias_n, s.stride * sizeof(real))
-            hidden_product(s, step, h, <real*>s.hidden_n_panels, s.stride, k, s.stride)
+            gate_rows(s, &step, &s.groups[1], step.low, step.high, <const real*>NULL, gates)
+            kept_product(s, step.going - step.low, h + (step.base + step.low) * s.stride, k + step.low * s.stride)
+            kept_product(s, step.high - step.going, h + step.going * s.stride, k + step.going * s.stride)
         for n in range(step.low, step.high):
             h_before = h + row_before(&step, n) * s.stride
             s.previous[step.row + n] = row_before(&step, n)
             reset_forward(s.stride, s.reset_after, z + n * s.width, h_before, k + n * s.stride)
         if not s.reset_after:
-            product(s.gemm, step.high - step.low, s.stride, s.H, k + step.low * s.stride, s.stride,
-                    <real*>s.hidden_n_panels, z + step.low * s.width + s.joint, s.width)
+            gate_rows(s, &step, &s.groups[1], step.low, step.high, k + step.low * s.stride, gates)
         for n in range(step.low, step.high):
             m = step.now + n
             h_before = h + row_before(&step, n) * s.stride
@@ -142,49 +148,37 @@ cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize
         m = step.row + step.low
         if not s.reset_after:
             fill_bytes(d_reset + step.low * s.stride, 0, count * s.stride * sizeof(real))
-            product(s.gemm, count, s.H, s.stride, gates + m * s.width + s.joint, s.width,
-                    <real*>s.hidden_n_back_panels, d_reset + step.low * s.stride, s.stride)
+            hidden_gradient(s, &step, &s.groups[1], gates + m * s.width + s.groups[1].begin, s.width, d_reset)
         for n in range(step.low, step.high):
             reset_backward(s.stride, s.reset_after, gates + (step.row + n) * s.width,
                            h + s.previous[step.row + n] * s.stride, kept + (step.row + n) * s.stride,
                            dh + n * s.stride, d_reset + n * s.stride)
         if s.reset_after:
-            product(s.gemm, count, s.H, s.stride, kept + m * s.stride, s.stride,
-                    <real*>s.hidden_n_back_panels, dh + step.low * s.stride, s.stride)
-        product(s.gemm, count, s.H, s.joint, gates + m * s.width, s.width,
-                <real*>s.hidden_back_panels, dh + step.low * s.stride, s.stride)
+            hidden_gradient(s, &step, &s.groups[1], kept + m * s.stride, s.stride, dh)
+        hidden_gradient(s, &step, &s.groups[0], gates + m * s.width, s.width, dh)
+        step_input_gradient(s, &step, gates)
     add_initial_gradient(s, &s.states[0], dh, first, last)
-    input_gradient(s, gates, first, last)
+    late_input_gradient(s, gates, first, last)
 
 
 cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     cdef real* kept = <real*>s.kept
-    cdef real* dz_n = dz + s.joint
     cdef real* dw = <real*>s.d_weight_hh
-    input_weight_gradients(s, dz, part, parts)
+    cdef Py_ssize_t n = 2 * s.H              # where n begins in weights and biases
     hidden_weight_gradients(s, dz, s.width, 2, <real*>s.h, s.previous, dw, part, parts)
-    dw += 2 * s.H * s.H
     if s.reset_after:
-        hidden_weight_gradients(s, kept, s.stride, 1, <real*>s.h, s.previous, dw, part, parts)
+        input_weight_gradients(s, dz, 2, part, parts)
+        hidden_weight_gradients(s, kept, s.stride, 1, <real*>s.h, s.previous, dw + n * s.H, part, parts)
+        if s.bias_hh is not NULL:
+            bias_gradient(s, kept, s.rows.offsets[s.rows.T], s.stride, 1, <real*>s.d_bias_hh + n, 0, <real*>NULL,
+                          part, parts)
     else:
-        hidden_weight_gradients(s, dz_n, s.width, 1, kept, NULL, dw, part, parts)
-    if s.bias_ih is not NULL:
-        bias_gradient(s, dz, s.width, 3, <real*>s.d_bias_ih, part, parts)
-    if s.bias_hh is not NULL:
-        bias_gradient(s, dz, s.width, 2, <real*>s.d_bias_hh, part, parts)
-        if s.reset_after:
-            bias_gradient(s, kept, s.stride, 1, <real*>s.d_bias_hh + 2 * s.H, part, parts)
-        else:
-            bias_gradient(s, dz_n, s.width, 1, <real*>s.d_bias_hh + 2 * s.H, part, parts)
+        input_weight_gradients(s, dz, 3, part, parts)
+        hidden_weight_gradients(s, dz + s.groups[1].begin, s.width, 1, kept, NULL, dw + n * s.H, part, parts)
 
 
 cdef void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    cdef const real* w = <const real*>s.weight_hh
-    if part > 0:
-        return
-    pack_input(s, <real*>s.bias)
-    pack_hidden(s, w, 2, <real*>s.hidden_panels, <real*>s.hidden_back_panels)
-    pack_hidden(s, w + 2 * s.H * s.H, 1, <real*>s.hidden_n_panels, <real*>s.hidden_n_back_panels)
+    pack_weights_of(s, <real*>s.bias, part, parts)
 
 
 class GRU(Stage):
@@ -194,12 +188,10 @@ class GRU(Stage):
         cdef Py_ssize_t N = s.rows.N
         s.reset_after = reset_after
         numbers(keep, s, kept_rows(s) * s.stride, &s.kept)
-        panels(keep, s, s.H, s.stride, &s.hidden_n_panels)
         if reset_after:
             numbers(keep, s, s.stride, &s.bias_n)
         if s.training:
             numbers(keep, s, N * s.stride, &s.dc)
-            panels(keep, s, s.stride, s.H, &s.hidden_n_back_panels)
         if s.single:
             s.stage.pack = <OverTiles>pack_weights[float]
             s.stage.forward = <OverRows>sequence_forward[float]

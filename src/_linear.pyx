@@ -1,7 +1,8 @@
 """Stages without a memory: linear maps, embeddings, dropout."""
 
 from _gemm cimport (
-    Gemm, copy_bytes, fill_bytes, gemm_of, outer_product, pack, pack_transposed, panels_size, product, scratch_size,
+    Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, outer_product, pack, pack_transposed, panels_size,
+    product, scratch_size,
 )
 from _math cimport real
 from _plan cimport (
@@ -24,7 +25,8 @@ cdef struct Dense:
     const void* dy
     Py_ssize_t x_row, dx_row, y_row, dy_row
     const void* weight           # (O, I); an embedding's (V, O); dropout's mask (R, O)
-    const void* bias             # (O,) or NULL
+    void* zeros                  # (O,)
+    const void* bias             # (O,); the zeros where there is none
     void* d_weight
     void* d_bias
     void* panels                 # (I, O)  x -> y
@@ -63,24 +65,20 @@ cdef Dense* bind(list keep, object rows, object x, object y) except NULL:
 # y = x W^T + b
 
 cdef void linear_pack(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    if part > 0:
-        return
-    pack_transposed(<real*>s.panels, <const real*>s.weight, s.I, 1, s.O, s.O, s.I)
+    cdef Py_ssize_t first = s.O * part // parts
+    cdef Py_ssize_t last = s.O * (part + 1) // parts
+    pack_transposed(<real*>s.panels, <const real*>s.weight, s.I, 1, s.O, s.O, s.I, first, last)
     if s.dx is not NULL:
-        pack(<real*>s.back_panels, <const real*>s.weight, s.I, 1, s.O, s.O, s.I)
+        pack(<real*>s.back_panels, <const real*>s.weight, s.I, 1, s.O, s.O, s.I, first, last)
 
 
 cdef void linear_forward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    cdef Py_ssize_t i, m, begin, count
+    cdef Py_ssize_t i, begin, count
+    cdef Term x
     for i in range(spans(&s.rows, s.last, first, last)):
         count = span(&s.rows, s.last, i, first, last, &begin)
-        for m in range(begin, begin + count):
-            if s.bias is NULL:
-                fill_bytes(y + m * s.y_row, 0, s.O * sizeof(real))
-            else:
-                copy_bytes(y + m * s.y_row, s.bias, s.O * sizeof(real))
-        product(s.gemm, count, s.O, s.I, <const real*>s.x + begin * s.x_row, s.x_row, <const real*>s.panels,
-                y + begin * s.y_row, s.y_row)
+        x = Term(s.I, <const real*>s.x + begin * s.x_row, s.x_row, s.panels)
+        product(s.gemm, count, s.O, <const real*>s.bias, 0, NULL, &x, 1, y + begin * s.y_row, s.y_row)
 
 
 cdef void linear_backward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -90,8 +88,8 @@ cdef void linear_backward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) 
         return
     for i in range(spans(&s.rows, s.last, first, last)):
         count = span(&s.rows, s.last, i, first, last, &begin)
-        product(s.gemm, count, s.I, s.O, <const real*>s.dy + begin * s.dy_row, s.dy_row,
-                <const real*>s.back_panels, <real*>s.dx + begin * s.dx_row, s.dx_row)
+        add_product(s.gemm, count, s.I, s.O, <const real*>s.dy + begin * s.dy_row, s.dy_row,
+                    <const real*>s.back_panels, <real*>s.dx + begin * s.dx_row, s.dx_row)
 
 
 cdef void linear_accumulate(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
@@ -104,7 +102,7 @@ cdef void linear_accumulate(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts
     cdef Py_ssize_t m
     outer_product(s.gemm, R, 1, s.O, s.O, s.I, dy, s.dy_row, <const real*>s.x, s.x_row, NULL, <real*>s.d_weight,
                   <real*>s.scratch + part * s.scratch_size, part, parts)
-    if s.bias is NULL:
+    if s.d_bias is NULL:
         return
     fill_bytes(sums + low, 0, (high - low) * sizeof(real))
     for m in range(R):
@@ -126,6 +124,9 @@ class Linear(Stage):
         s.weight, s.d_weight = address(weight.value), address(weight.grad)
         if biases:
             s.bias, s.d_bias = address(biases[0].value), address(biases[0].grad)
+        else:
+            buffer(keep, size * s.O, &s.zeros)
+            s.bias = s.zeros
         s.scratch_size = scratch_size(s.I, <float*>NULL) if single else scratch_size(s.I, <double*>NULL)
         buffer(keep, size * (
             panels_size(s.I, s.O, <float*>NULL) if single else panels_size(s.I, s.O, <double*>NULL)), &s.panels)

@@ -4,14 +4,12 @@
     c_t = f c_{t-1} + i g               h_t = o tanh(c_t)
 """
 
-from _gemm cimport product
-from _math cimport hyperbolic_tangent, real, sigmoid
+from _math cimport hyperbolic_tangent, real, sigmoids
 from _plan cimport OverRows, OverTiles, stage_capsule
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, arriving_gradient, bias_gradient, bind, hidden_product,
-    hidden_weight_gradients, input_gradient, input_product, input_weight_gradients, load_final_gradient,
-    kept_rows, load_initial, numbers, pack_hidden, pack_input, row_before, state_rows, store_final, store_output,
-    walk,
+    Sequence, Step, add_initial_gradient, arriving_gradient, bind, gate_product, hidden_gradient,
+    hidden_weight_gradients, input_product, input_weight_gradients, kept_rows, late_input_gradient, load_final_gradient,
+    load_initial, numbers, pack_weights_of, row_before, state_rows, step_input_gradient, store_final, store_output, walk,
 )
 
 from rnncore._stage import Stage
@@ -27,20 +25,16 @@ cdef inline void cell_forward(
     cdef real* restrict z_g = z + 2 * H
     cdef real* restrict z_o = z + 3 * H
     cdef Py_ssize_t j
-    cdef real i, f, g, o, squashed
+    sigmoids(2 * H, z_i)               # and z_f
     for j in range(H):
-        i = sigmoid(z_i[j])
-        f = sigmoid(z_f[j])
-        g = hyperbolic_tangent(z_g[j])
-        o = sigmoid(z_o[j])
-        c[j] = f * c_before[j] + i * g
-        squashed = hyperbolic_tangent(c[j])
-        h[j] = o * squashed
-        tanh_c[j] = squashed
-        z_i[j] = i
-        z_f[j] = f
-        z_g[j] = g
-        z_o[j] = o
+        z_g[j] = hyperbolic_tangent(z_g[j])
+    sigmoids(H, z_o)
+    for j in range(H):
+        c[j] = z_f[j] * c_before[j] + z_i[j] * z_g[j]
+    for j in range(H):
+        tanh_c[j] = hyperbolic_tangent(c[j])
+    for j in range(H):
+        h[j] = z_o[j] * tanh_c[j]
 
 
 cdef inline void cell_backward(
@@ -79,7 +73,7 @@ cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_
     for i in range(s.rows.T):
         step = walk(s, i, first, last)
         input_product(s, gates, i, first, last)
-        hidden_product(s, step, h, <real*>s.hidden_panels, s.width, gates + step.gate * s.width, s.width)
+        gate_product(s, &step, &s.groups[0], h, gates)
         for n in range(step.low, step.high):
             m = step.row + n
             now = step.now + n
@@ -107,27 +101,20 @@ cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize
             arriving_gradient(s, &step, n, dh + n * s.stride, dc + n * s.stride)
             cell_backward(s.stride, gates + m * s.width, c + s.previous[m] * s.stride, tanh_c + m * s.stride,
                           dh + n * s.stride, dc + n * s.stride)
-        product(s.gemm, step.high - step.low, s.H, s.width, gates + (step.row + step.low) * s.width, s.width,
-                <real*>s.hidden_back_panels, dh + step.low * s.stride, s.stride)
+        hidden_gradient(s, &step, &s.groups[0], gates + (step.row + step.low) * s.width, s.width, dh)
+        step_input_gradient(s, &step, gates)
     add_initial_gradient(s, &s.states[0], dh, first, last)
     add_initial_gradient(s, &s.states[1], dc, first, last)
-    input_gradient(s, gates, first, last)
+    late_input_gradient(s, gates, first, last)
 
 
 cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    input_weight_gradients(s, dz, part, parts)
+    input_weight_gradients(s, dz, 4, part, parts)
     hidden_weight_gradients(s, dz, s.width, s.G, <real*>s.h, s.previous, <real*>s.d_weight_hh, part, parts)
-    if s.bias_ih is not NULL:
-        bias_gradient(s, dz, s.width, s.G, <real*>s.d_bias_ih, part, parts)
-    if s.bias_hh is not NULL:
-        bias_gradient(s, dz, s.width, s.G, <real*>s.d_bias_hh, part, parts)
 
 
 cdef void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    if part > 0:
-        return
-    pack_input(s, <real*>s.bias)
-    pack_hidden(s, <const real*>s.weight_hh, 4, <real*>s.hidden_panels, <real*>s.hidden_back_panels)
+    pack_weights_of(s, <real*>s.bias, part, parts)
 
 
 class LSTM(Stage):

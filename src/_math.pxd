@@ -142,8 +142,23 @@ cdef inline real exponential(real x) noexcept nogil:
 
 
 cdef inline real sigmoid(real x) noexcept nogil:
-    """1 / (1 + e**-x)."""
-    return <real>1 / (<real>1 + exponential(-x))
+    """1 / (1 + e**-x), where e**-x may well be rounded off to infinity: the result is then too small to be normal."""
+    cdef real low = <real>-87.0 if real is float else <real>-708.0
+    cdef real high = <real>89.0 if real is float else <real>710.0
+    cdef real y = -x
+    cdef real shifted
+    y = low if y < low else y          # NaN fails both comparisons and passes on
+    y = high if y > high else y
+    shifted = shifted_log2(y)
+    y = remainder_ln2(y, unshift(shifted))
+    return <real>1 / (<real>1 + (<real>1 + expm1_reduced(y)) * power_of_two(shifted))
+
+
+cdef inline void sigmoids(Py_ssize_t size, real* restrict x) noexcept nogil:
+    """All x become their sigmoids. A loop of one function overlaps with itself; one of many waits for each in turn."""
+    cdef Py_ssize_t j
+    for j in range(size):
+        x[j] = sigmoid(x[j])
 
 
 cdef inline real hyperbolic_tangent(real x) noexcept nogil:

@@ -30,6 +30,7 @@ cdef struct Stage:
     void* numbers
     Rows* rows
     bint per_sequence       # R = N; else M
+    Py_ssize_t band         # rows that are taken through all steps at a time; 0: all
     double work             # multiply-adds of a row, forward
     Py_ssize_t most         # threads that accumulate has scratch for; 0: it needs none
     OverTiles pack          # reads the weights into panels

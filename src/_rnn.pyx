@@ -5,13 +5,13 @@
 f is tanh, sigmoid, ReLU, PReLU with a trainable slope (He et al. 2015), or the identity.
 """
 
-from _gemm cimport copy_bytes, product
+from _gemm cimport copy_bytes
 from _math cimport hyperbolic_tangent, real, sigmoid
 from _plan cimport OverRows, OverTiles, buffer, stage_capsule
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, arriving_gradient, bias_gradient, bind, hidden_product,
-    hidden_weight_gradients, input_gradient, input_product, input_weight_gradients, load_final_gradient,
-    load_initial, numbers, pack_hidden, pack_input, row_before, store_final, store_output, walk,
+    Sequence, Step, add_initial_gradient, arriving_gradient, bind, gate_product, hidden_gradient,
+    hidden_weight_gradients, input_product, input_weight_gradients, late_input_gradient, load_final_gradient,
+    load_initial, numbers, pack_weights_of, row_before, step_input_gradient, store_final, store_output, walk,
 )
 
 from rnncore._stage import Stage
@@ -93,7 +93,7 @@ cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_
     for i in range(s.rows.T):
         step = walk(s, i, first, last)
         input_product(s, gates, i, first, last)
-        hidden_product(s, step, h, <real*>s.hidden_panels, s.width, gates + step.gate * s.width, s.width)
+        gate_product(s, &step, &s.groups[0], h, gates)
         for n in range(step.low, step.high):
             m = step.row + n
             now = step.now + n
@@ -123,21 +123,17 @@ cdef void sequence_backward(Sequence* s, real* dz, Py_ssize_t first, Py_ssize_t 
                 s.slope_terms[m] = slope_term(s.H, z + m * s.stride, dh + n * s.stride)
             cell_backward(s.kind, s.stride, h + m * s.stride, z + m * s.stride, slope, dh + n * s.stride,
                           dz + m * s.width)
-        product(s.gemm, step.high - step.low, s.H, s.width, dz + (step.row + step.low) * s.width, s.width,
-                <real*>s.hidden_back_panels, dh + step.low * s.stride, s.stride)
+        hidden_gradient(s, &step, &s.groups[0], dz + (step.row + step.low) * s.width, s.width, dh)
+        step_input_gradient(s, &step, dz)
     add_initial_gradient(s, &s.states[0], dh, first, last)
-    input_gradient(s, dz, first, last)
+    late_input_gradient(s, dz, first, last)
 
 
 cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     cdef Py_ssize_t m
     cdef double total = 0
-    input_weight_gradients(s, dz, part, parts)
+    input_weight_gradients(s, dz, 1, part, parts)
     hidden_weight_gradients(s, dz, s.width, 1, <real*>s.h, s.previous, <real*>s.d_weight_hh, part, parts)
-    if s.bias_ih is not NULL:
-        bias_gradient(s, dz, s.width, 1, <real*>s.d_bias_ih, part, parts)
-    if s.bias_hh is not NULL:
-        bias_gradient(s, dz, s.width, 1, <real*>s.d_bias_hh, part, parts)
     if s.kind == PRELU and part == 0:
         for m in range(s.rows.offsets[s.rows.T]):
             total += s.slope_terms[m]
@@ -145,10 +141,7 @@ cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t pa
 
 
 cdef void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    if part > 0:
-        return
-    pack_input(s, <real*>s.bias)
-    pack_hidden(s, <const real*>s.weight_hh, 1, <real*>s.hidden_panels, <real*>s.hidden_back_panels)
+    pack_weights_of(s, <real*>s.bias, part, parts)
 
 
 class RNN(Stage):

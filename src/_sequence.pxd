@@ -11,8 +11,8 @@ through it.
 """
 
 from _gemm cimport (
-    Gemm, copy_bytes, fill_bytes, gemm_of, outer_product, pack, pack_transposed, padded, panels_size, product,
-    scratch_size,
+    BAND, ROWS, Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, outer_product, pack, pack_transposed, padded,
+    panels_size, product, scratch_size,
 )
 from _math cimport real
 from _plan cimport (
@@ -20,7 +20,7 @@ from _plan cimport (
 )
 
 cdef enum:
-    CHUNK = 64                   # rows at least in an input product of inference: enough for whole tiles
+    CHUNK = 64                   # rows of an input product that is ahead of the steps
 
 cdef struct State:               # h, and c for an LSTM; each (N, H)
     const void* initial
@@ -28,13 +28,21 @@ cdef struct State:               # h, and c for an LSTM; each (N, H)
     void* d_initial              # NULL for inference, like every gradient
     const void* d_final
 
+cdef struct Group:               # gates that one product serves: all, but a GRU's n stands alone
+    Py_ssize_t gate, count       # its first gate, and how many
+    Py_ssize_t begin, columns    # where they lie in a row of gates
+    void* input_panels           # (D, columns)     x -> gates
+    void* hidden_panels          # (H, columns)     h -> gates
+    void* hidden_back_panels     # (columns, H)     dz -> dh
+
 cdef struct Sequence:
     Stage stage
     const Gemm* gemm
     Rows rows
     Py_ssize_t D, H, G, V
     Py_ssize_t stride, width     # numbers from gate to gate; from row to row of gates, G * stride
-    Py_ssize_t joint             # columns of the gates that one recurrent product serves: all but a GRU's n
+    Group groups[2]
+    Py_ssize_t group_count
     bint single, reverse, training, tokens
     int kind                     # activation of an Elman cell
     bint reset_after             # of a GRU
@@ -58,7 +66,7 @@ cdef struct Sequence:
     State states[2]
     # Buffers
     # In inference only the gates of a chunk of steps and the latest two states are held.
-    # Input products take a chunk of steps at a time: the gates are still in the cache when their step comes.
+    # The products with x and with h are one, but for so few rows that x gains from being taken by chunks of steps.
     Py_ssize_t chunk
     void* gates                  # (M, width), inference (chunk * N, ..)  pre-activations, then activated gates,
                                  # after backward dz
@@ -75,12 +83,7 @@ cdef struct Sequence:
     void* bias_n                 # (stride,)  and there bias_hh
     void* table                  # (V, width)  bias + weight_ih.T, a row for each token
     void* d_table
-    void* input_panels           # (D, width)     x -> gates
     void* input_back_panels      # (width, D)     dz -> dx
-    void* hidden_panels          # (H, joint)     h -> gates
-    void* hidden_back_panels     # (joint, H)     dz -> dh
-    void* hidden_n_panels        # (H, stride)    the same of a GRU's n
-    void* hidden_n_back_panels   # (stride, H)
     void* scratch                # blocks of the weight gradients, one for each thread
     Py_ssize_t scratch_size
 
@@ -90,9 +93,12 @@ cdef struct Sequence:
 
 cdef inline Sequence* bind(
     list keep, object module, object rows, object x, object y, object weights, object initial, object final,
-    Py_ssize_t G, Py_ssize_t joint_gates, bint reverse, Py_ssize_t states, bint prelu,
+    Py_ssize_t G, Py_ssize_t joint, bint reverse, Py_ssize_t states, bint prelu,
 ) except NULL:
-    """Allocate a Sequence and what every family needs of it; `keep` holds all arrays alive."""
+    """Allocate a Sequence and what every family needs of it; `keep` holds all arrays alive.
+
+    The first `joint` of its G gates form a group, and what is left another one.
+    """
     cdef Sequence* s
     buffer(keep, sizeof(Sequence), <void**>&s)
     keep += [rows, x, y, weights, initial, final]
@@ -106,7 +112,10 @@ cdef inline Sequence* bind(
     s.training = weight_ih.grad is not None
     s.tokens = x.value.dtype.kind == "i"
     s.stride = padded(s.H, <float*>NULL) if s.single else padded(s.H, <double*>NULL)
-    s.width, s.joint = G * s.stride, joint_gates * s.stride
+    s.width = G * s.stride
+    s.group_count = 1 + (joint < G)
+    set_group(s, &s.groups[0], 0, joint)
+    set_group(s, &s.groups[1], joint, G - joint)
     if s.tokens:
         s.V, s.ids = weight_ih.value.shape[1], <const Py_ssize_t*>address(x.value)
     else:
@@ -125,28 +134,38 @@ cdef inline Sequence* bind(
         s.states[i].final, s.states[i].d_final = address(final[i].value), address(final[i].grad)
     allocate(keep, s)
     s.stage.plan, s.stage.numbers = s, s.gates
-    s.stage.rows = &s.rows
+    s.stage.rows, s.stage.band = &s.rows, BAND
     s.stage.work = s.G * s.H * (s.H + s.D)
     return s
+
+
+cdef inline void set_group(const Sequence* s, Group* group, Py_ssize_t gate, Py_ssize_t count) noexcept nogil:
+    group.gate, group.count = gate, count
+    group.begin, group.columns = gate * s.stride, count * s.stride
 
 
 cdef inline int allocate(list keep, Sequence* s) except -1:
     cdef Py_ssize_t N = s.rows.N
     cdef Py_ssize_t M = N * s.rows.T
-    s.chunk = max(min(CHUNK // max(N, <Py_ssize_t>1), s.rows.T), <Py_ssize_t>1)
+    cdef Py_ssize_t i
+    cdef Group* group
+    s.chunk = 1 if s.tokens or N >= ROWS else max(min(CHUNK // max(N, <Py_ssize_t>1), s.rows.T), <Py_ssize_t>1)
     numbers(keep, s, (M if s.training else s.chunk * N) * s.width, &s.gates)
     numbers(keep, s, state_rows(s) * s.stride, &s.h)
     buffer(keep, M * sizeof(Py_ssize_t), <void**>&s.previous)
     numbers(keep, s, s.width, &s.bias)
-    panels(keep, s, s.H, s.joint, &s.hidden_panels)
+    for i in range(s.group_count):
+        group = &s.groups[i]
+        panels(keep, s, s.H, group.columns, &group.hidden_panels)
+        if not s.tokens:
+            panels(keep, s, s.D, group.columns, &group.input_panels)
+        if s.training:
+            panels(keep, s, group.columns, s.H, &group.hidden_back_panels)
     if s.tokens:
         numbers(keep, s, s.V * s.width, &s.table)
-    else:
-        panels(keep, s, s.D, s.width, &s.input_panels)
     if not s.training:
         return 0
     numbers(keep, s, N * s.stride, &s.dh)
-    panels(keep, s, s.joint, s.H, &s.hidden_back_panels)
     if s.tokens:
         numbers(keep, s, s.V * s.width, &s.d_table)
     elif s.dx is not NULL:
@@ -212,8 +231,8 @@ cdef inline Py_ssize_t gate_row(
 ) noexcept nogil:
     """The row of gates that holds row 0 of step t, in the chunk that begins at step `low`.
 
-    In inference packed too, so that the chunk is one product. But where threads share the rows there, one may
-    be a chunk ahead of another: so each row keeps to places of its own.
+    In inference packed too, so that the chunk is one product. But where the rows are shared out there, some may
+    be a chunk ahead of others: so each row keeps to places of its own.
     """
     if s.training:
         return s.rows.offsets[t]
@@ -235,17 +254,6 @@ cdef inline Py_ssize_t chunk_start(const Sequence* s, Py_ssize_t i) noexcept nog
     if s.reverse:
         return max(s.rows.T - begin - s.chunk, <Py_ssize_t>0)
     return begin
-
-
-cdef inline void hidden_product(
-    const Sequence* s, Step step, const real* h, const real* panels, Py_ssize_t columns,
-    real* out, Py_ssize_t out_row,
-) noexcept nogil:
-    """out[n] += h_{t-1}[n] @ panels for the rows of a step; out points at row 0 of the step."""
-    product(s.gemm, step.going - step.low, columns, s.H, h + (step.base + step.low) * s.stride, s.stride, panels,
-            out + step.low * out_row, out_row)
-    product(s.gemm, step.high - step.going, columns, s.H, h + step.going * s.stride, s.stride, panels,
-            out + step.going * out_row, out_row)
 
 
 cdef inline Py_ssize_t row_before(const Step* step, Py_ssize_t n) noexcept nogil:
@@ -312,45 +320,55 @@ cdef inline void store_output(const Sequence* s, const real* h, Py_ssize_t row) 
 
 
 # ---------------------------------------------------------------------------------------------
-# Input: gates = bias + x @ weight_ih.T, over all steps at once
+# Gates: bias + x @ weight_ih.T + h @ weight_hh.T, and the way back
 
-cdef inline void pack_input(const Sequence* s, real* bias) noexcept nogil:
-    """The bias and the panels or the token table of the input product."""
-    cdef Py_ssize_t g, u, j, v
+cdef inline void pack_weights_of(Sequence* s, real* bias, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """Biases, the panels of all groups, and the token table; shared out by units."""
+    cdef Py_ssize_t first = s.H * part // parts
+    cdef Py_ssize_t last = s.H * (part + 1) // parts
+    cdef const real* w_ih = <const real*>s.weight_ih
+    cdef const real* w_hh = <const real*>s.weight_hh
+    cdef Py_ssize_t i, at
+    cdef const Group* group
+    add_biases(s, bias, first, last)
+    if s.tokens:
+        fill_table(s, bias, first, last)
+    for i in range(s.group_count):
+        group = &s.groups[i]
+        at = group.gate * s.H
+        pack_transposed(<real*>group.hidden_panels, w_hh + at * s.H, s.H, group.count, s.H, s.stride, s.H, first, last)
+        if not s.tokens:
+            pack_transposed(<real*>group.input_panels, w_ih + at * s.D, s.D, group.count, s.H, s.stride, s.D,
+                            first, last)
+        if s.training:
+            pack(<real*>group.hidden_back_panels, w_hh + at * s.H, s.H, group.count, s.H, s.stride, s.H, first, last)
+    if s.dx is not NULL:
+        pack(<real*>s.input_back_panels, w_ih, s.D, s.G, s.H, s.stride, s.D, first, last)
+
+
+cdef inline void add_biases(const Sequence* s, real* bias, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """bias = bias_ih + bias_hh, where there are such; for a GRU's n with reset_after the latter stays apart."""
+    cdef Py_ssize_t g, u
+    cdef real ih, hh
+    for g in range(s.G):
+        for u in range(first, last):
+            ih = (<const real*>s.bias_ih)[g * s.H + u] if s.bias_ih is not NULL else <real>0
+            hh = (<const real*>s.bias_hh)[g * s.H + u] if s.bias_hh is not NULL else <real>0
+            if s.bias_n is not NULL and g == 2:
+                (<real*>s.bias_n)[u] = hh
+                hh = <real>0
+            bias[g * s.stride + u] = ih + hh
+
+
+cdef inline void fill_table(const Sequence* s, const real* bias, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """What an id's row of gates begins with."""
     cdef const real* w = <const real*>s.weight_ih
     cdef real* table = <real*>s.table
+    cdef Py_ssize_t g, u, v
     for g in range(s.G):
-        for u in range(s.H):
-            j = g * s.H + u
-            bias[g * s.stride + u] = <real>0
-            if s.bias_ih is not NULL:
-                bias[g * s.stride + u] += (<const real*>s.bias_ih)[j]
-            if s.bias_hh is not NULL and not (s.bias_n is not NULL and g == 2):
-                bias[g * s.stride + u] += (<const real*>s.bias_hh)[j]
-            elif s.bias_hh is not NULL:
-                (<real*>s.bias_n)[u] = (<const real*>s.bias_hh)[j]
-    if s.tokens:
-        for v in range(s.V):
-            for g in range(s.G):
-                for u in range(s.H):
-                    table[v * s.width + g * s.stride + u] = bias[g * s.stride + u] + w[(g * s.H + u) * s.V + v]
-        return
-    pack_transposed(<real*>s.input_panels, w, s.D, s.G, s.H, s.stride, s.D)
-    if s.dx is not NULL:
-        pack(<real*>s.input_back_panels, w, s.D, s.G, s.H, s.stride, s.D)
-
-
-cdef inline void input_rows(const Sequence* s, real* gates, Py_ssize_t begin, Py_ssize_t count) noexcept nogil:
-    """Packed rows begin .. begin + count - 1; gates points at the first."""
-    cdef const real* source = <const real*>s.bias
-    cdef Py_ssize_t i
-    for i in range(count):
-        if s.tokens:
-            source = <const real*>s.table + s.ids[begin + i] * s.width
-        copy_bytes(gates + i * s.width, source, s.width * sizeof(real))
-    if not s.tokens:
-        product(s.gemm, count, s.width, s.D, <const real*>s.x + begin * s.x_row, s.x_row,
-                <const real*>s.input_panels, gates, s.width)
+        for u in range(first, last):
+            for v in range(s.V):
+                table[v * s.width + g * s.stride + u] = bias[g * s.stride + u] + w[(g * s.H + u) * s.V + v]
 
 
 cdef inline void input_product(
@@ -359,28 +377,95 @@ cdef inline void input_product(
     """Where the i-th step of the walk begins a chunk, the input's part of the chunk's gates."""
     cdef Py_ssize_t low = chunk_start(s, i)
     cdef Py_ssize_t high = s.rows.T - i if s.reverse else min(i + s.chunk, s.rows.T)
-    cdef Py_ssize_t origin = s.rows.offsets[low]
     cdef Py_ssize_t t
-    if i % s.chunk != 0:
+    if s.chunk == 1 or i % s.chunk != 0:
         return
     if first == 0 and last == s.rows.N:
-        input_rows(s, gates + gate_row(s, low, low, first, last) * s.width, origin,
-                   s.rows.offsets[high] - origin)
+        input_rows(s, gates + gate_row(s, low, low, first, last) * s.width, s.rows.offsets[low],
+                   s.rows.offsets[high] - s.rows.offsets[low])
         return
     for t in range(low, high):
         input_rows(s, gates + (gate_row(s, t, low, first, last) + first) * s.width, s.rows.offsets[t] + first,
                    max(min(last, s.rows.counts[t]) - first, <Py_ssize_t>0))
 
 
-cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """dx += dz @ weight_ih"""
+cdef inline void input_rows(const Sequence* s, real* gates, Py_ssize_t begin, Py_ssize_t count) noexcept nogil:
+    """gates = bias + x W_ih for packed rows begin .. begin + count - 1; gates points at the first."""
+    cdef Term x
+    cdef Py_ssize_t i
+    cdef const Group* group
+    for i in range(s.group_count):
+        group = &s.groups[i]
+        x = input_term(s, group, begin, gates)
+        product(s.gemm, count, group.columns, <const real*>s.bias + group.begin, 0, NULL, &x, 1,
+                gates + group.begin, s.width)
+
+
+cdef inline Term input_term(const Sequence* s, const Group* group, Py_ssize_t row, real* kind) noexcept nogil:
+    return Term(s.D, <const real*>s.x + row * s.x_row, s.x_row, group.input_panels)
+
+
+cdef inline void gate_rows(
+    const Sequence* s, const Step* step, const Group* group, Py_ssize_t low, Py_ssize_t high,
+    const real* hidden, real* gates,
+) noexcept nogil:
+    """A group's gates of rows low .. high-1 of a step, from x and, unless NULL, from `hidden`, at row low's."""
+    cdef Term terms[2]
+    cdef Py_ssize_t count = 0
+    cdef real* c = gates + (step.gate + low) * s.width + group.begin
+    cdef const real* start = c           # the input's part is there already, or
+    cdef Py_ssize_t start_row = s.width
+    cdef const Py_ssize_t* ids = NULL
+    if s.tokens:
+        start, ids = <const real*>s.table + group.begin, s.ids + step.row + low
+    elif s.chunk == 1:
+        start, start_row = <const real*>s.bias + group.begin, 0
+        terms[0] = input_term(s, group, step.row + low, gates)
+        count = 1
+    if hidden is not NULL:
+        terms[count] = Term(s.H, hidden, s.stride, group.hidden_panels)
+        count += 1
+    product(s.gemm, high - low, group.columns, start, start_row, ids, terms, count, c, s.width)
+
+
+cdef inline void gate_product(
+    const Sequence* s, const Step* step, const Group* group, const real* h, real* gates,
+) noexcept nogil:
+    """A group's gates of all rows of a step, from x and from the state before."""
+    gate_rows(s, step, group, step.low, step.going, h + (step.base + step.low) * s.stride, gates)
+    gate_rows(s, step, group, step.going, step.high, h + step.going * s.stride, gates)
+
+
+cdef inline void hidden_gradient(
+    const Sequence* s, const Step* step, const Group* group, const real* dz, Py_ssize_t dz_row, real* dh,
+) noexcept nogil:
+    """dh += dz @ weight_hh; dz points at row low's of the group, dh at row 0's."""
+    add_product(s.gemm, step.high - step.low, s.H, group.columns, dz, dz_row, <const real*>group.hidden_back_panels,
+                dh + step.low * s.stride, s.stride)
+
+
+cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t begin, Py_ssize_t count) noexcept nogil:
+    """dx += dz @ weight_ih for some packed rows."""
+    add_product(s.gemm, count, s.D, s.width, dz + begin * s.width, s.width, <const real*>s.input_back_panels,
+                <real*>s.dx + begin * s.dx_row, s.dx_row)
+
+
+cdef inline void step_input_gradient(const Sequence* s, const Step* step, const real* dz) noexcept nogil:
+    """dx of a step, whose dz is still in the cache."""
+    if s.dx is not NULL and s.chunk == 1:
+        input_gradient(s, dz, step.row + step.low, step.high - step.low)
+
+
+cdef inline void late_input_gradient(
+    const Sequence* s, const real* dz, Py_ssize_t first, Py_ssize_t last,
+) noexcept nogil:
+    """dx of all steps, where each has so few rows that they gain from one product."""
     cdef Py_ssize_t i, begin, count
-    if s.dx is NULL:
+    if s.dx is NULL or s.chunk == 1:
         return
     for i in range(spans(&s.rows, False, first, last)):
         count = span(&s.rows, False, i, first, last, &begin)
-        product(s.gemm, count, s.D, s.width, dz + begin * s.width, s.width, <const real*>s.input_back_panels,
-                <real*>s.dx + begin * s.dx_row, s.dx_row)
+        input_gradient(s, dz, begin, count)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -391,19 +476,25 @@ cdef inline real* scratch_of(const Sequence* s, Py_ssize_t part, real* kind) noe
 
 
 cdef inline void bias_gradient(
-    const Sequence* s, const real* dz, Py_ssize_t dz_row, Py_ssize_t G, real* db, Py_ssize_t part, Py_ssize_t parts,
+    const Sequence* s, const real* dz, Py_ssize_t rows, Py_ssize_t dz_row, Py_ssize_t G, real* db,
+    Py_ssize_t shared, real* db_too, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    """db (G*H,) += sum of dz over all steps, in their order."""
+    """db (G*H,) += the sum of the rows of dz, in their order; so does db_too for its first `shared` gates."""
     cdef real* sums = scratch_of(s, part, db)
     cdef Py_ssize_t low = share(G * s.stride, part, parts)
     cdef Py_ssize_t high = share(G * s.stride, part + 1, parts)
-    cdef Py_ssize_t m, j
+    cdef Py_ssize_t m, j, g, u
+    if db is NULL:
+        return
     fill_bytes(sums + low, 0, (high - low) * sizeof(real))
-    for m in range(s.rows.offsets[s.rows.T]):
+    for m in range(rows):
         add(sums + low, dz + m * dz_row + low, high - low)
     for j in range(low, high):
-        if j % s.stride < s.H:
-            db[j // s.stride * s.H + j % s.stride] += sums[j]
+        g, u = j // s.stride, j % s.stride
+        if u < s.H:
+            db[g * s.H + u] += sums[j]
+            if db_too is not NULL and g < shared:
+                db_too[g * s.H + u] += sums[j]
 
 
 cdef inline void token_gradient(const Sequence* s, const real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
@@ -425,15 +516,20 @@ cdef inline void token_gradient(const Sequence* s, const real* dz, Py_ssize_t pa
 
 
 cdef inline void input_weight_gradients(
-    const Sequence* s, const real* dz, Py_ssize_t part, Py_ssize_t parts,
+    const Sequence* s, const real* dz, Py_ssize_t shared, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    """d_weight_ih += dz.T @ x"""
+    """d_weight_ih += dz.T @ x; the biases' gradients, of bias_hh for its first `shared` gates."""
+    cdef Py_ssize_t M = s.rows.offsets[s.rows.T]
+    cdef const real* rows = dz
+    cdef Py_ssize_t count = M
     if s.tokens:
         token_gradient(s, dz, part, parts)
+        if s.V < M:                      # fewer sums of dz by token to add up than dz themselves
+            rows, count = <const real*>s.d_table, s.V
     else:
-        outer_product(s.gemm, s.rows.offsets[s.rows.T], s.G, s.H, s.stride, s.D, dz, s.width,
-                      <const real*>s.x, s.x_row, NULL, <real*>s.d_weight_ih,
-                      scratch_of(s, part, <real*>NULL), part, parts)
+        outer_product(s.gemm, M, s.G, s.H, s.stride, s.D, dz, s.width, <const real*>s.x, s.x_row, NULL,
+                      <real*>s.d_weight_ih, scratch_of(s, part, <real*>NULL), part, parts)
+    bias_gradient(s, rows, count, s.width, s.G, <real*>s.d_bias_ih, shared, <real*>s.d_bias_hh, part, parts)
 
 
 cdef inline void hidden_weight_gradients(
@@ -443,12 +539,3 @@ cdef inline void hidden_weight_gradients(
     """dw (G*H, H) += dz.T @ h, for row h_rows[m] (or m, where NULL) of h at packed row m."""
     outer_product(s.gemm, s.rows.offsets[s.rows.T], G, s.H, s.stride, s.H, dz, dz_row, h, s.stride, h_rows, dw,
                   scratch_of(s, part, <real*>NULL), part, parts)
-
-
-cdef inline void pack_hidden(
-    const Sequence* s, const real* w, Py_ssize_t G, real* panels, real* back_panels,
-) noexcept nogil:
-    """Panels of G gates of weight_hh, for both directions."""
-    pack_transposed(panels, w, s.H, G, s.H, s.stride, s.H)
-    if s.training:
-        pack(back_panels, w, s.H, G, s.H, s.stride, s.H)

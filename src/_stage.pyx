@@ -13,7 +13,7 @@ from libc.string cimport memset
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
-from _plan cimport Rule as CRule, Stage as CStage, address, row_count
+from _plan cimport OverRows, Rule as CRule, Stage as CStage, address, row_count
 
 cdef extern from "_threads.h" nogil:
     ctypedef void (*Job "rnn_job")(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
@@ -94,6 +94,15 @@ cdef struct Run:
     Py_ssize_t rule_count
 
 
+cdef void over_bands(const CStage* stage, OverRows run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Py_ssize_t band = stage.band if stage.band > 0 else max(last - first, <Py_ssize_t>1)
+    while True:
+        run(stage.plan, stage.numbers, first, min(first + band, last))
+        first += band
+        if first >= last:
+            return
+
+
 cdef void forward_share(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     cdef Run* run = <Run*>argument
     cdef Py_ssize_t first = run.shares.bounds[part]
@@ -101,7 +110,7 @@ cdef void forward_share(void* argument, Py_ssize_t part, Py_ssize_t parts) noexc
     cdef Py_ssize_t i
     if first < last or parts == 1:
         for i in range(run.count):
-            run.stages[i].forward(run.stages[i].plan, run.stages[i].numbers, first, last)
+            over_bands(run.stages[i], run.stages[i].forward, first, last)
 
 
 cdef void backward_share(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
@@ -111,7 +120,7 @@ cdef void backward_share(void* argument, Py_ssize_t part, Py_ssize_t parts) noex
     cdef Py_ssize_t i
     if first < last or parts == 1:
         for i in range(run.count - 1, -1, -1):
-            run.stages[i].backward(run.stages[i].plan, run.stages[i].numbers, first, last)
+            over_bands(run.stages[i], run.stages[i].backward, first, last)
 
 
 cdef void finish(const Run* run) noexcept nogil:
