@@ -208,6 +208,7 @@ cdef void multiply_outer(
     cdef Py_ssize_t low = tiles * part // parts * ROWS
     cdef Py_ssize_t high = min(tiles * (part + 1) // parts * ROWS, size)
     cdef Py_ssize_t p, j, columns, q, k, depth, g, r, i, rows
+    cdef const real* columns_of_a
     for p in range(pieces(N, COLUMNS)):
         j = p * COLUMNS
         columns = min(<Py_ssize_t>COLUMNS, N - j)
@@ -219,8 +220,10 @@ cdef void multiply_outer(
                 for r in range(pieces(high - low, STRIP)):
                     i = low + r * STRIP
                     rows = min(<Py_ssize_t>STRIP, high - i)
-                    pack_strip(strip, depth, rows, a + k * a_row + g * stride + i, a_row)
-                    outer_tiles(depth, columns, rows, strip, panels, c + (g * size + i) * N + j, N)
+                    columns_of_a = a + k * a_row + g * stride + i
+                    pack_strip(strip, depth, rows, columns_of_a, a_row)
+                    outer_tiles(depth, columns, rows, strip, panels, c + (g * size + i) * N + j, N,
+                                columns_of_a + STRIP, a_row)
 
 
 cdef void pack_rows(
@@ -259,10 +262,13 @@ cdef inline void pack_strip(real* strip, Py_ssize_t K, Py_ssize_t columns, const
 
 cdef void outer_tiles(
     Py_ssize_t K, Py_ssize_t N, Py_ssize_t rows, const real* strip, const real* panels, real* c, Py_ssize_t c_row,
+    const real* ahead, Py_ssize_t a_row,
 ) noexcept nogil:
-    """c (rows, N) += strip.T @ panels"""
+    """c (rows, N) += strip.T @ panels; meanwhile the next strip, K rows at `ahead`, comes into the cache."""
     cdef Py_ssize_t width = panel_width(c)
-    cdef Py_ssize_t p, q, i, j
+    cdef Py_ssize_t some = pieces(K, pieces(N, width) * pieces(rows, ROWS))
+    cdef Py_ssize_t k = 0
+    cdef Py_ssize_t p, q, i, j, end
     cdef real* place
     cdef Term term
     term.K, term.a_row, term.panels = K, 1, panels
@@ -272,6 +278,10 @@ cdef void outer_tiles(
             i = q * ROWS
             place = c + i * c_row + j
             prefetch_tile(place + ROWS * c_row, c_row)
+            end = min(k + some, K)
+            while k < end:
+                prefetch(ahead + k * a_row)
+                k += 1
             term.a = strip + i * K
             edge(ROWS, min(<Py_ssize_t>ROWS, rows - i), min(width, N - j), ROWS, &term, 1, 0, j,
                  place - j, c_row, NULL, place, c_row)
