@@ -168,16 +168,37 @@ cdef inline void pack_transposed(
     real* panels, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t K,
     Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
-    """Panels (K, groups * stride) of w.T, for w (groups * size, K): units first .. last-1 of all gates."""
-    cdef Py_ssize_t g, u, k, step
+    """Panels (K, groups * stride) of w.T, for w (groups * size, K): units first .. last-1 of all gates.
+
+    `first` begins a vector of columns: these are filled together, since they share cache lines.
+    """
+    cdef Py_ssize_t width = lanes(panels)
+    cdef Py_ssize_t g, i, u, k, q, step, count
     cdef const real* source
     cdef real* column
     for g in range(groups):
-        for u in range(first, last):
+        for i in range(first // width, pieces(last, width)):
+            u = i * width
+            count = min(width, last - u)
             source = w + (g * size + u) * w_row
             column = panels + panel_place(g * stride + u, K, groups * stride, &step, panels)
-            for k in range(K):
-                column[k * step] = source[k]
+            if count == width:
+                for k in range(K):
+                    for q in range(width):
+                        column[k * step + q] = source[q * w_row + k]
+            else:
+                for k in range(K):
+                    for q in range(count):
+                        column[k * step + q] = source[q * w_row + k]
+
+
+cdef inline void copy_columns(real* to, const real* source, Py_ssize_t columns) noexcept nogil:
+    """A panel's part of a row: nearly always all of its columns, and then a few vectors instead of a call."""
+    cdef Py_ssize_t width = VECTORS * lanes(to)
+    if columns == width:
+        copy_bytes(to, source, width * sizeof(real))
+    else:
+        copy_bytes(to, source, columns * sizeof(real))
 
 
 cdef inline void pack(
@@ -197,4 +218,4 @@ cdef inline void pack(
         for g in range(groups):
             for u in range(first, last):
                 source = w + (g * size + u) * w_row + j
-                copy_bytes(place + (g * stride + u) * step, source, columns * sizeof(real))
+                copy_columns(place + (g * stride + u) * step, source, columns)

@@ -3,7 +3,7 @@
 from cpython.pycapsule cimport PyCapsule_New
 
 from _gemm cimport (
-    BAND, COLUMNS, DEPTH, DOUBLES, FLOATS, ROWS, STRIP, VECTORS, Gemm, Term, copy_bytes, fill_bytes, lanes, padded,
+    BAND, COLUMNS, DEPTH, DOUBLES, FLOATS, ROWS, STRIP, VECTORS, Gemm, Term, copy_columns, fill_bytes, lanes, padded,
     panel_place, panel_width, pieces, prefetch,
 )
 from _math cimport real
@@ -240,7 +240,7 @@ cdef void pack_rows(
             j = p * width
             columns = min(width, N - j)
             place = panels + panel_place(j, K, N, &step, panels) + k * step
-            copy_bytes(place, source + j, columns * sizeof(real))
+            copy_columns(place, source + j, columns)
             if columns < step:
                 fill_bytes(place + columns, 0, (step - columns) * sizeof(real))
 

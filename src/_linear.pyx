@@ -65,8 +65,8 @@ cdef Dense* bind(list keep, object rows, object x, object y) except NULL:
 # y = x W^T + b
 
 cdef void linear_pack(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    cdef Py_ssize_t first = s.O * part // parts
-    cdef Py_ssize_t last = s.O * (part + 1) // parts
+    cdef Py_ssize_t first = share(s.O, part, parts)
+    cdef Py_ssize_t last = share(s.O, part + 1, parts)
     pack_transposed(<real*>s.panels, <const real*>s.weight, s.I, 1, s.O, s.O, s.I, first, last)
     if s.dx is not NULL:
         pack(<real*>s.back_panels, <const real*>s.weight, s.I, 1, s.O, s.O, s.I, first, last)

@@ -11,8 +11,8 @@ through it.
 """
 
 from _gemm cimport (
-    BAND, ROWS, Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, outer_product, pack, pack_transposed, padded,
-    panels_size, product, scratch_size,
+    BAND, ROWS, Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack, pack_transposed,
+    padded, panels_size, pieces, product, scratch_size,
 )
 from _math cimport real
 from _plan cimport (
@@ -324,8 +324,8 @@ cdef inline void store_output(const Sequence* s, const real* h, Py_ssize_t row) 
 
 cdef inline void pack_weights_of(Sequence* s, real* bias, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     """Biases, the panels of all groups, and the token table; shared out by units."""
-    cdef Py_ssize_t first = s.H * part // parts
-    cdef Py_ssize_t last = s.H * (part + 1) // parts
+    cdef Py_ssize_t first = share(s.H, part, parts)
+    cdef Py_ssize_t last = share(s.H, part + 1, parts)
     cdef const real* w_ih = <const real*>s.weight_ih
     cdef const real* w_hh = <const real*>s.weight_hh
     cdef Py_ssize_t i, at
@@ -362,13 +362,19 @@ cdef inline void add_biases(const Sequence* s, real* bias, Py_ssize_t first, Py_
 
 cdef inline void fill_table(const Sequence* s, const real* bias, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """What an id's row of gates begins with."""
-    cdef const real* w = <const real*>s.weight_ih
-    cdef real* table = <real*>s.table
-    cdef Py_ssize_t g, u, v
+    cdef Py_ssize_t width = lanes(<real*>s.table)
+    cdef const real* w
+    cdef real* column
+    cdef Py_ssize_t g, i, u, v, q, count
     for g in range(s.G):
-        for u in range(first, last):
+        for i in range(first // width, pieces(last, width)):     # a vector of columns at a time
+            u = i * width
+            count = min(width, last - u)
+            w = <const real*>s.weight_ih + (g * s.H + u) * s.V
+            column = <real*>s.table + g * s.stride + u
             for v in range(s.V):
-                table[v * s.width + g * s.stride + u] = bias[g * s.stride + u] + w[(g * s.H + u) * s.V + v]
+                for q in range(count):
+                    column[v * s.width + q] = bias[g * s.stride + u + q] + w[q * s.V + v]
 
 
 cdef inline void input_product(
@@ -501,18 +507,21 @@ cdef inline void token_gradient(const Sequence* s, const real* dz, Py_ssize_t pa
     """Rows of dz added up by token, then d_weight_ih += that, transposed."""
     cdef Py_ssize_t low = share(s.width, part, parts)
     cdef Py_ssize_t high = share(s.width, part + 1, parts)
+    cdef Py_ssize_t width = lanes(<real*>s.d_table)
     cdef real* table = <real*>s.d_table
     cdef real* dw
-    cdef Py_ssize_t m, v, j
+    cdef Py_ssize_t m, v, i, j, u, q
     for v in range(s.V):
         fill_bytes(table + v * s.width + low, 0, (high - low) * sizeof(real))
     for m in range(s.rows.offsets[s.rows.T]):
         add(table + s.ids[m] * s.width + low, dz + m * s.width + low, high - low)
-    for j in range(low, high):
-        if j % s.stride < s.H:
-            dw = <real*>s.d_weight_ih + (j // s.stride * s.H + j % s.stride) * s.V
-            for v in range(s.V):
-                dw[v] += table[v * s.width + j]
+    for i in range(low // width, high // width):     # a vector of columns at a time, all of one gate
+        j = i * width
+        u = j % s.stride
+        dw = <real*>s.d_weight_ih + (j // s.stride * s.H + u) * s.V
+        for v in range(s.V):
+            for q in range(min(width, s.H - u)):
+                dw[q * s.V + v] += table[v * s.width + j + q]
 
 
 cdef inline void input_weight_gradients(

@@ -92,6 +92,10 @@ cdef struct Run:
     Shares shares
     CRule** rules
     Py_ssize_t rule_count
+    bint fresh                   # the parameters' gradients begin from zero
+    void** buffers               # gradients of the data
+    Py_ssize_t* sizes            # in bytes
+    Py_ssize_t buffer_count
 
 
 cdef void over_bands(const CStage* stage, OverRows run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -140,6 +144,29 @@ cdef void pack_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept
     cdef Py_ssize_t i
     for i in range(run.count):
         run.stages[i].pack(run.stages[i].plan, run.stages[i].numbers, part, parts)
+
+
+cdef void zero_slice(void* start, Py_ssize_t size, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    cdef Py_ssize_t begin = size * part // parts
+    memset(<char*>start + begin, 0, size * (part + 1) // parts - begin)
+
+
+cdef void zero_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """Zero the gradients of the data."""
+    cdef Run* run = <Run*>argument
+    cdef Py_ssize_t i
+    for i in range(run.buffer_count):
+        zero_slice(run.buffers[i], run.sizes[i], part, parts)
+
+
+cdef void prepare_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """Pack the weights and zero the gradients."""
+    cdef Run* run = <Run*>argument
+    cdef Py_ssize_t i
+    pack_tiles(argument, part, parts)
+    zero_tiles(argument, part, parts)
+    for i in range(run.rule_count if run.fresh else 0):
+        zero_slice(run.rules[i].grad, run.rules[i].grad_bytes, part, parts)
 
 
 cdef void accumulate_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
@@ -333,9 +360,6 @@ cdef class Step:
 
     cdef Run run_
     cdef list keep
-    cdef void** buffers
-    cdef Py_ssize_t* sizes
-    cdef Py_ssize_t buffer_count
     cdef double* settings
     cdef double* value
     cdef double clip_norm, clip_value
@@ -343,17 +367,17 @@ cdef class Step:
 
     def __init__(self, stages, buffers, rules, settings, *, clip_norm=INFINITY, clip_value=INFINITY):
         self.keep = [stages, buffers, rules, settings]
-        self.run_.count, self.run_.rule_count, self.buffer_count = len(stages), len(rules), len(buffers)
+        self.run_.count, self.run_.rule_count, self.run_.buffer_count = len(stages), len(rules), len(buffers)
         self.run_.stages = <CStage**>pointers(self.keep, len(stages))
         self.run_.rules = <CRule**>pointers(self.keep, len(rules))
-        self.buffers = pointers(self.keep, len(buffers))
-        self.sizes = <Py_ssize_t*>pointers(self.keep, len(buffers))
+        self.run_.buffers = pointers(self.keep, len(buffers))
+        self.run_.sizes = <Py_ssize_t*>pointers(self.keep, len(buffers))
         for i, stage in enumerate(stages):
             self.run_.stages[i] = (<Stage>stage).stage
         for i, rule in enumerate(rules):
             self.run_.rules[i] = (<Rule>rule).rule
         for i, array in enumerate(buffers):
-            self.buffers[i], self.sizes[i] = address(array), array.nbytes
+            self.run_.buffers[i], self.run_.sizes[i] = address(array), array.nbytes
         self.settings = <double*>address(settings)
         self.value = <double*>address(stages[len(stages) - 1].value)
         self.clip_norm, self.clip_value = clip_norm, clip_value
@@ -392,14 +416,13 @@ cdef class Step:
         cdef Py_ssize_t* horizon = stage.rows.horizon
         cdef Py_ssize_t i, phase, parts
         parts = parts_for(run, work)
-        rnn_parallel(pack_tiles, run, parts)
-        for i in range(run.rule_count if first else 0):
-            memset(run.rules[i].grad, 0, run.rules[i].grad_bytes)
+        run.fresh = first
+        rnn_parallel(prepare_tiles, run, parts)
         share_rows(stage, threads_for(work, N), &run.shares)
         for phase in range(1 if horizon[2] else max(<Py_ssize_t>1, horizon[0])):
             horizon[1] = phase
-            for i in range(self.buffer_count):
-                memset(self.buffers[i], 0, self.sizes[i])
+            if phase > 0:
+                rnn_parallel(zero_tiles, run, parts)
             rnn_parallel(both_shares, run, run.shares.parts)
             finish(run)
             rnn_parallel(accumulate_tiles, run, parts)
