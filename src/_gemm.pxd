@@ -22,12 +22,25 @@ cdef extern from *:
     #else
     enum { RNN_BYTES = 16, RNN_ROWS = 4, RNN_VECTORS = 2 };
     #endif
+    #include <stddef.h>
     #include <string.h>
     #if defined(__GNUC__)
     #define rnn_prefetch(place) __builtin_prefetch(place, 1)
+    #define RNN_UNROLL _Pragma("GCC unroll 16")
     #else
     #define rnn_prefetch(place) ((void)(place))
+    #define RNN_UNROLL
     #endif
+
+    /* to[k][q] = w[q][k] for the lanes q of one vector, unrolled against the limit that the tiles need. */
+    #define RNN_TRANSPOSE(name, number)                                                                     \
+    static inline void name(number* to, ptrdiff_t step, const number* w, ptrdiff_t w_row, ptrdiff_t K) {     \
+        for (ptrdiff_t k = 0; k < K; k++)                                                                   \
+            RNN_UNROLL for (ptrdiff_t q = 0; q < (ptrdiff_t)(RNN_BYTES / sizeof(number)); q++)               \
+                to[k * step + q] = w[q * w_row + k];                                                        \
+    }
+    RNN_TRANSPOSE(rnn_transpose_f, float)
+    RNN_TRANSPOSE(rnn_transpose_d, double)
     """
     enum:
         ROWS "RNN_ROWS"
@@ -37,6 +50,10 @@ cdef extern from *:
     void copy_bytes "memcpy"(void* to, const void* source, size_t size) noexcept nogil
     void fill_bytes "memset"(void* to, int value, size_t size) noexcept nogil
     void prefetch "rnn_prefetch"(const void* place) noexcept nogil
+    void transpose_f "rnn_transpose_f"(
+        float* to, Py_ssize_t step, const float* w, Py_ssize_t w_row, Py_ssize_t K) noexcept nogil
+    void transpose_d "rnn_transpose_d"(
+        double* to, Py_ssize_t step, const double* w, Py_ssize_t w_row, Py_ssize_t K) noexcept nogil
 
 
 cdef enum:
@@ -164,6 +181,21 @@ cdef inline Py_ssize_t panel_place(
     return begin * K + (j - begin)
 
 
+cdef inline void transpose(
+    Py_ssize_t count, real* to, Py_ssize_t step, const real* w, Py_ssize_t w_row, Py_ssize_t K,
+) noexcept nogil:
+    """to (K, count) = w.T, for `count` rows of w: those of a vector, or fewer."""
+    cdef Py_ssize_t k, q
+    if count < lanes(to):
+        for k in range(K):
+            for q in range(count):
+                to[k * step + q] = w[q * w_row + k]
+    elif real is float:
+        transpose_f(to, step, w, w_row, K)
+    else:
+        transpose_d(to, step, w, w_row, K)
+
+
 cdef inline void pack_transposed(
     real* panels, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t K,
     Py_ssize_t first, Py_ssize_t last,
@@ -173,7 +205,7 @@ cdef inline void pack_transposed(
     `first` begins a vector of columns: these are filled together, since they share cache lines.
     """
     cdef Py_ssize_t width = lanes(panels)
-    cdef Py_ssize_t g, i, u, k, q, step, count
+    cdef Py_ssize_t g, i, u, step, count
     cdef const real* source
     cdef real* column
     for g in range(groups):
@@ -182,14 +214,7 @@ cdef inline void pack_transposed(
             count = min(width, last - u)
             source = w + (g * size + u) * w_row
             column = panels + panel_place(g * stride + u, K, groups * stride, &step, panels)
-            if count == width:
-                for k in range(K):
-                    for q in range(width):
-                        column[k * step + q] = source[q * w_row + k]
-            else:
-                for k in range(K):
-                    for q in range(count):
-                        column[k * step + q] = source[q * w_row + k]
+            transpose(count, column, step, source, w_row, K)
 
 
 cdef inline void copy_columns(real* to, const real* source, Py_ssize_t columns) noexcept nogil:

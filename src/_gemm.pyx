@@ -153,6 +153,9 @@ cdef inline void few_rows(
     while panels > 1 and j + panels * width <= N:
         tile(rows, panels, VECTORS, 1, terms, count, i, j, start, start_row, ids, c + i * c_row + j, c_row)
         j += panels * width
+    if panels > 2 and j + 2 * width <= N:
+        tile(rows, 2, VECTORS, 1, terms, count, i, j, start, start_row, ids, c + i * c_row + j, c_row)
+        j += 2 * width
     while j < N:
         edge(rows, rows, min(width, N - j), 1, terms, count, i, j, start, start_row, ids, c + i * c_row + j, c_row)
         j += width

@@ -12,7 +12,7 @@ through it.
 
 from _gemm cimport (
     BAND, ROWS, Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack, pack_transposed,
-    padded, panels_size, pieces, product, scratch_size,
+    padded, panels_size, pieces, product, scratch_size, transpose,
 )
 from _math cimport real
 from _plan cimport (
@@ -363,18 +363,19 @@ cdef inline void add_biases(const Sequence* s, real* bias, Py_ssize_t first, Py_
 cdef inline void fill_table(const Sequence* s, const real* bias, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """What an id's row of gates begins with."""
     cdef Py_ssize_t width = lanes(<real*>s.table)
-    cdef const real* w
+    cdef const real* bias_of
     cdef real* column
     cdef Py_ssize_t g, i, u, v, q, count
     for g in range(s.G):
         for i in range(first // width, pieces(last, width)):     # a vector of columns at a time
             u = i * width
             count = min(width, last - u)
-            w = <const real*>s.weight_ih + (g * s.H + u) * s.V
+            bias_of = bias + g * s.stride + u
             column = <real*>s.table + g * s.stride + u
+            transpose(count, column, s.width, <const real*>s.weight_ih + (g * s.H + u) * s.V, s.V, s.V)
             for v in range(s.V):
                 for q in range(count):
-                    column[v * s.width + q] = bias[g * s.stride + u + q] + w[q * s.V + v]
+                    column[v * s.width + q] += bias_of[q]
 
 
 cdef inline void input_product(
