@@ -1,12 +1,13 @@
 """Matrix products with packed weights.
 
-The right operand is packed into panels: NR columns wide, k after k, so that a tile of ROWS x NR
-sums lives in registers while k runs. Tile sizes are constants of the instruction-set level.
+The right operand is packed into panels of some columns, k after k, so that a tile of ROWS rows of
+them lives in registers while k runs. Tile sizes are constants of the instruction-set level.
 Every element of a result is one chain of multiply-adds over k in rising order, continued from
 what the result held before, whatever the tile: so a row gives the same bits in any batch.
 
-    panels   [panel][k][column], NR columns each; the last one is as wide as the whole vectors
-             that its columns need, padded with zeros
+    panels   [panel][k][column], VECTORS vectors of columns each, the last one as many as are left,
+             padded with zeros; but where three and one would be last, it is two and two, since a tile
+             of one vector cannot keep the multiply-adds busy
 """
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
@@ -74,6 +75,24 @@ cdef inline Py_ssize_t lanes(real* kind) noexcept nogil:
 
 cdef inline Py_ssize_t panel_width(real* kind) noexcept nogil:
     return VECTORS * lanes(kind)
+
+
+cdef inline Py_ssize_t panel_count(Py_ssize_t N, real* kind) noexcept nogil:
+    return pieces(N, panel_width(kind))
+
+
+cdef inline bint two_and_two(Py_ssize_t N, real* kind) noexcept nogil:
+    """Whether the last two panels of N columns are of two vectors."""
+    cdef Py_ssize_t vectors = pieces(N, lanes(kind))
+    return VECTORS == 3 and vectors > 3 and vectors % 3 == 1
+
+
+cdef inline Py_ssize_t panel_begin(Py_ssize_t p, Py_ssize_t N, real* kind) noexcept nogil:
+    """The column that panel p begins with; behind the last one all columns, padded."""
+    cdef Py_ssize_t begin = p * panel_width(kind)
+    if two_and_two(N, kind) and p == panel_count(N, kind) - 1:
+        begin -= lanes(kind)
+    return min(begin, padded(N, kind))
 
 
 cdef inline Py_ssize_t pieces(Py_ssize_t size, Py_ssize_t width) noexcept nogil:
@@ -175,9 +194,12 @@ cdef inline Py_ssize_t panel_place(
     Py_ssize_t j, Py_ssize_t K, Py_ssize_t N, Py_ssize_t* step, real* kind,
 ) noexcept nogil:
     """Where column j begins in its panel, and how far its next k is."""
-    cdef Py_ssize_t width = panel_width(kind)
-    cdef Py_ssize_t begin = j // width * width
-    step[0] = min(width, padded(N - begin, kind))
+    cdef Py_ssize_t p = j // panel_width(kind)
+    cdef Py_ssize_t begin
+    if j >= panel_begin(p + 1, N, kind):
+        p += 1
+    begin = panel_begin(p, N, kind)
+    step[0] = panel_begin(p + 1, N, kind) - begin
     return begin * K + (j - begin)
 
 
@@ -231,14 +253,13 @@ cdef inline void pack(
     Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
     """Panels (groups * stride, N) of w (groups * size, N), the same units; rows of padding stay zero."""
-    cdef Py_ssize_t width = panel_width(panels)
     cdef Py_ssize_t K = groups * stride
     cdef Py_ssize_t g, u, p, j, step, columns
     cdef const real* source
     cdef real* place
-    for p in range(pieces(N, width)):
-        j = p * width
-        columns = min(width, N - j)
+    for p in range(panel_count(N, panels)):
+        j = panel_begin(p, N, panels)
+        columns = min(panel_begin(p + 1, N, panels), N) - j
         place = panels + panel_place(j, K, N, &step, panels)
         for g in range(groups):
             for u in range(first, last):

@@ -4,7 +4,7 @@ from cpython.pycapsule cimport PyCapsule_New
 
 from _gemm cimport (
     BAND, COLUMNS, DEPTH, DOUBLES, FLOATS, ROWS, STRIP, VECTORS, Gemm, Term, copy_columns, fill_bytes, lanes, padded,
-    panel_place, panel_width, pieces, prefetch,
+    panel_begin, panel_count, panel_place, panel_width, pieces, prefetch, two_and_two,
 )
 from _math cimport real
 
@@ -56,6 +56,7 @@ cdef inline void tile(
     cdef float f4[4 * FLOATS]
     cdef float f6[6 * FLOATS]
     cdef float f8[8 * FLOATS]
+    cdef float f9[9 * FLOATS]
     cdef float f12[12 * FLOATS]
     cdef float f16[16 * FLOATS]
     cdef double d1[DOUBLES]
@@ -64,6 +65,7 @@ cdef inline void tile(
     cdef double d4[4 * DOUBLES]
     cdef double d6[6 * DOUBLES]
     cdef double d8[8 * DOUBLES]
+    cdef double d9[9 * DOUBLES]
     cdef double d12[12 * DOUBLES]
     cdef double d16[16 * DOUBLES]
     cdef Py_ssize_t size = rows * panels * vectors
@@ -81,6 +83,8 @@ cdef inline void tile(
             multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f6)
         elif size == 8:
             multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f8)
+        elif size == 9:
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f9)
         elif size == 12:
             multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f12)
         else:
@@ -98,6 +102,8 @@ cdef inline void tile(
             multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d6)
         elif size == 8:
             multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d8)
+        elif size == 9:
+            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d9)
         elif size == 12:
             multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d12)
         else:
@@ -149,16 +155,26 @@ cdef inline void few_rows(
 ) noexcept nogil:
     """All panels for fewer than ROWS rows: several panels side by side hide the latency of the sums."""
     cdef Py_ssize_t width = panel_width(c)
+    cdef Py_ssize_t end = panel_begin(panel_count(N, c) - 2, N, c) if two_and_two(N, c) else N // width * width
+    cdef Py_ssize_t p = 0
     cdef Py_ssize_t j = 0
-    while panels > 1 and j + panels * width <= N:
-        tile(rows, panels, VECTORS, 1, terms, count, i, j, start, start_row, ids, c + i * c_row + j, c_row)
+    c += i * c_row
+    while panels > 1 and j + panels * width <= end:
+        tile(rows, panels, VECTORS, 1, terms, count, i, j, start, start_row, ids, c + j, c_row)
         j += panels * width
-    if panels > 2 and j + 2 * width <= N:
-        tile(rows, 2, VECTORS, 1, terms, count, i, j, start, start_row, ids, c + i * c_row + j, c_row)
+    if panels > 3 and j + 3 * width <= end:
+        tile(rows, 3, VECTORS, 1, terms, count, i, j, start, start_row, ids, c + j, c_row)
+        j += 3 * width
+    elif panels > 2 and j + 2 * width <= end:
+        tile(rows, 2, VECTORS, 1, terms, count, i, j, start, start_row, ids, c + j, c_row)
         j += 2 * width
-    while j < N:
-        edge(rows, rows, min(width, N - j), 1, terms, count, i, j, start, start_row, ids, c + i * c_row + j, c_row)
-        j += width
+    if VECTORS == 3 and j == end and end + 4 * lanes(c) == N:
+        tile(rows, 2, 2, 1, terms, count, i, j, start, start_row, ids, c + j, c_row)
+        return
+    for p in range(j // width, panel_count(N, c)):
+        j = panel_begin(p, N, c)
+        edge(rows, rows, min(panel_begin(p + 1, N, c), N) - j, 1, terms, count, i, j, start, start_row, ids,
+             c + j, c_row)
 
 
 cdef inline void prefetch_tile(const real* c, Py_ssize_t c_row) noexcept nogil:
@@ -174,18 +190,18 @@ cdef void multiply(
     const Term* terms, Py_ssize_t count, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """c (M, N) = start + the sum of the terms."""
-    cdef Py_ssize_t width = panel_width(c)
     cdef Py_ssize_t tiled = M // ROWS * ROWS
-    cdef Py_ssize_t band, p, q, i, j
+    cdef Py_ssize_t band, p, q, i, j, columns
     cdef real* place
     for band in range(pieces(tiled, BAND)):
-        for p in range(pieces(N, width)):
-            j = p * width
+        for p in range(panel_count(N, c)):
+            j = panel_begin(p, N, c)
+            columns = min(panel_begin(p + 1, N, c), N) - j
             for q in range(min(<Py_ssize_t>BAND, tiled - band * BAND) // ROWS):
                 i = band * BAND + q * ROWS
                 place = c + i * c_row + j
                 prefetch_tile(place + ROWS * c_row, c_row)
-                edge(ROWS, ROWS, min(width, N - j), 1, terms, count, i, j, start, start_row, ids, place, c_row)
+                edge(ROWS, ROWS, columns, 1, terms, count, i, j, start, start_row, ids, place, c_row)
     i = tiled
     if ROWS > 4 and i + 4 <= M:
         few_rows(4, 1, N, terms, count, i, start, start_row, ids, c, c_row)
@@ -233,15 +249,14 @@ cdef void pack_rows(
     real* panels, Py_ssize_t K, Py_ssize_t N, const real* b, Py_ssize_t b_row, const Py_ssize_t* b_rows, Py_ssize_t k0,
 ) noexcept nogil:
     """Panels (K, N) of rows k0 .. k0 + K of b."""
-    cdef Py_ssize_t width = panel_width(panels)
     cdef Py_ssize_t k, p, j, step, columns
     cdef const real* source
     cdef real* place
     for k in range(K):
         source = b + (b_rows[k0 + k] if b_rows is not NULL else k0 + k) * b_row
-        for p in range(pieces(N, width)):
-            j = p * width
-            columns = min(width, N - j)
+        for p in range(panel_count(N, panels)):
+            j = panel_begin(p, N, panels)
+            columns = min(panel_begin(p + 1, N, panels), N) - j
             place = panels + panel_place(j, K, N, &step, panels) + k * step
             copy_columns(place, source + j, columns)
             if columns < step:
@@ -268,15 +283,15 @@ cdef void outer_tiles(
     const real* ahead, Py_ssize_t a_row,
 ) noexcept nogil:
     """c (rows, N) += strip.T @ panels; meanwhile the next strip, K rows at `ahead`, comes into the cache."""
-    cdef Py_ssize_t width = panel_width(c)
-    cdef Py_ssize_t some = pieces(K, pieces(N, width) * pieces(rows, ROWS))
+    cdef Py_ssize_t some = pieces(K, panel_count(N, c) * pieces(rows, ROWS))
     cdef Py_ssize_t k = 0
-    cdef Py_ssize_t p, q, i, j, end
+    cdef Py_ssize_t p, q, i, j, columns, end
     cdef real* place
     cdef Term term
     term.K, term.a_row, term.panels = K, 1, panels
-    for p in range(pieces(N, width)):
-        j = p * width
+    for p in range(panel_count(N, c)):
+        j = panel_begin(p, N, c)
+        columns = min(panel_begin(p + 1, N, c), N) - j
         for q in range(pieces(rows, ROWS)):
             i = q * ROWS
             place = c + i * c_row + j
@@ -286,7 +301,7 @@ cdef void outer_tiles(
                 prefetch(ahead + k * a_row)
                 k += 1
             term.a = strip + i * K
-            edge(ROWS, min(<Py_ssize_t>ROWS, rows - i), min(width, N - j), ROWS, &term, 1, 0, j,
+            edge(ROWS, min(<Py_ssize_t>ROWS, rows - i), columns, ROWS, &term, 1, 0, j,
                  place - j, c_row, NULL, place, c_row)
 
 

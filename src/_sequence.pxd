@@ -446,8 +446,8 @@ cdef inline void gate_product(
 cdef inline void hidden_gradient(
     const Sequence* s, const Step* step, const Group* group, const real* dz, Py_ssize_t dz_row, real* dh,
 ) noexcept nogil:
-    """dh += dz @ weight_hh; dz points at row low's of the group, dh at row 0's."""
-    add_product(s.gemm, step.high - step.low, s.H, group.columns, dz, dz_row, <const real*>group.hidden_back_panels,
+    """dh += dz @ weight_hh; dz points at row low's of the group, dh at row 0's, whose padding stays zero."""
+    add_product(s.gemm, step.high - step.low, s.stride, group.columns, dz, dz_row, <const real*>group.hidden_back_panels,
                 dh + step.low * s.stride, s.stride)
 
 
