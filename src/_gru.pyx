@@ -7,7 +7,7 @@
 """
 
 from _gemm cimport Term, fill_bytes, product
-from _math cimport hyperbolic_tangent, real, sigmoid
+from _math cimport hyperbolic_tangent, real, sigmoids
 from _plan cimport OverRows, OverTiles, stage_capsule
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, arriving_gradient, bias_gradient, bind, gate_product, gate_rows,
@@ -22,17 +22,16 @@ from rnncore._stage import Stage
 cdef inline void reset_forward(
     Py_ssize_t H, bint after, real* restrict z, const real* restrict h_before, real* restrict kept,
 ) noexcept nogil:
-    """z (3, H): z_r becomes r. After: z_n += r kept, where kept = W_hn h + b_hn. Before: kept = r h."""
+    """z (3, H): z_r and z_u become r and u. After: z_n += r kept, where kept = W_hn h + b_hn. Before: kept = r h."""
     cdef real* restrict z_r = z
     cdef real* restrict z_n = z + 2 * H
     cdef Py_ssize_t j
+    sigmoids(2 * H, z_r)               # and z_u
     if after:
         for j in range(H):
-            z_r[j] = sigmoid(z_r[j])
             z_n[j] += z_r[j] * kept[j]
     else:
         for j in range(H):
-            z_r[j] = sigmoid(z_r[j])
             kept[j] = z_r[j] * h_before[j]
 
 
@@ -62,17 +61,14 @@ cdef inline void reset_backward(
 cdef inline void update_forward(
     Py_ssize_t H, real* restrict z, const real* restrict h_before, real* restrict h,
 ) noexcept nogil:
-    """z_u and z_n become u and n."""
-    cdef real* restrict z_u = z + H
+    """z_u holds u; z_n becomes n."""
+    cdef real* restrict u = z + H
     cdef real* restrict z_n = z + 2 * H
     cdef Py_ssize_t j
-    cdef real u, n
     for j in range(H):
-        u = sigmoid(z_u[j])
-        n = hyperbolic_tangent(z_n[j])
-        h[j] = (<real>1 - u) * n + u * h_before[j]
-        z_u[j] = u
-        z_n[j] = n
+        z_n[j] = hyperbolic_tangent(z_n[j])
+    for j in range(H):
+        h[j] = (<real>1 - u[j]) * z_n[j] + u[j] * h_before[j]
 
 
 cdef inline void update_backward(
