@@ -8,6 +8,9 @@ from _gemm cimport (
 )
 from _math cimport real
 
+cdef enum:
+    DEEP = 640       # steps of k beyond which a panel is taken in parts
+
 
 # ---------------------------------------------------------------------------------------------
 # Tiles. `rows`, `panels` and `width` are constants wherever these are inlined, so that the sums
@@ -16,23 +19,23 @@ from _math cimport real
 
 cdef inline void multiply_add(
     const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t width, const Py_ssize_t a_k,
-    const Term* terms, Py_ssize_t count, Py_ssize_t i0, Py_ssize_t j0,
-    const real* start, Py_ssize_t start_row, const Py_ssize_t* ids, real* c, Py_ssize_t c_row, real* sums,
+    const Term* terms, Py_ssize_t count, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
+    real* c, Py_ssize_t c_row, real* sums,
 ) noexcept nogil:
-    """The tile of c from row i0 and column j0 on, at c; a[i, k] lies at a[i * a_row + k * a_k]."""
+    """A tile of c, where all pointers point at it; a[i, k] lies at a[i * a_row + k * a_k]."""
     cdef Py_ssize_t i, j, k, p, t, K, a_row
     cdef const real* restrict a
     cdef const real* restrict b
     cdef const real* from_
     for i in range(rows):
-        from_ = start + j0 + (i0 + i if ids is NULL else ids[i0 + i]) * start_row
+        from_ = start + (i if ids is NULL else ids[i]) * start_row
         for p in range(panels):
             for j in range(width):
                 sums[(i * panels + p) * width + j] = from_[p * width + j]
     for t in range(count):
         K, a_row = terms[t].K, terms[t].a_row
-        a = <const real*>terms[t].a + i0 * a_row
-        b = <const real*>terms[t].panels + j0 * K
+        a = <const real*>terms[t].a
+        b = <const real*>terms[t].panels
         for k in range(K):
             for i in range(rows):
                 for p in range(panels):
@@ -46,8 +49,8 @@ cdef inline void multiply_add(
 
 cdef inline void tile(
     const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, const Py_ssize_t a_k,
-    const Term* terms, Py_ssize_t count, Py_ssize_t i, Py_ssize_t j,
-    const real* start, Py_ssize_t start_row, const Py_ssize_t* ids, real* c, Py_ssize_t c_row,
+    const Term* terms, Py_ssize_t count, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
+    real* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """multiply_add with sums of the right size; the panels follow each other in memory."""
     cdef float f1[FLOATS]
@@ -72,62 +75,62 @@ cdef inline void tile(
     cdef Py_ssize_t width = vectors * lanes(c)
     if real is float:
         if size == 1:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f1)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f1)
         elif size == 2:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f2)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f2)
         elif size == 3:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f3)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f3)
         elif size == 4:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f4)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f4)
         elif size == 6:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f6)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f6)
         elif size == 8:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f8)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f8)
         elif size == 9:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f9)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f9)
         elif size == 12:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f12)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f12)
         else:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, f16)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f16)
     else:
         if size == 1:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d1)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d1)
         elif size == 2:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d2)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d2)
         elif size == 3:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d3)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d3)
         elif size == 4:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d4)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d4)
         elif size == 6:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d6)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d6)
         elif size == 8:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d8)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d8)
         elif size == 9:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d9)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d9)
         elif size == 12:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d12)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d12)
         else:
-            multiply_add(rows, panels, width, a_k, terms, count, i, j, start, start_row, ids, c, c_row, d16)
+            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d16)
 
 
 cdef inline void tile_of(
     const Py_ssize_t rows, Py_ssize_t vectors, const Py_ssize_t a_k,
-    const Term* terms, Py_ssize_t count, Py_ssize_t i, Py_ssize_t j,
-    const real* start, Py_ssize_t start_row, const Py_ssize_t* ids, real* c, Py_ssize_t c_row,
+    const Term* terms, Py_ssize_t count, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
+    real* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """One panel of any number of vectors."""
     if vectors == VECTORS:
-        tile(rows, 1, VECTORS, a_k, terms, count, i, j, start, start_row, ids, c, c_row)
+        tile(rows, 1, VECTORS, a_k, terms, count, start, start_row, ids, c, c_row)
     elif vectors == 1:
-        tile(rows, 1, 1, a_k, terms, count, i, j, start, start_row, ids, c, c_row)
+        tile(rows, 1, 1, a_k, terms, count, start, start_row, ids, c, c_row)
     else:
-        tile(rows, 1, 2, a_k, terms, count, i, j, start, start_row, ids, c, c_row)
+        tile(rows, 1, 2, a_k, terms, count, start, start_row, ids, c, c_row)
 
 
 cdef inline void edge(
     const Py_ssize_t rows, Py_ssize_t valid_rows, Py_ssize_t columns, const Py_ssize_t a_k,
-    const Term* terms, Py_ssize_t count, Py_ssize_t i, Py_ssize_t j,
-    const real* start, Py_ssize_t start_row, const Py_ssize_t* ids, real* c, Py_ssize_t c_row,
+    const Term* terms, Py_ssize_t count, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
+    real* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """A panel of which only `columns` columns (and `valid_rows` rows) exist in start and c."""
     cdef real buffer[ROWS * VECTORS * FLOATS]
@@ -136,45 +139,81 @@ cdef inline void edge(
     cdef Py_ssize_t r, q
     cdef const real* from_
     if columns == width and valid_rows == rows:
-        tile_of(rows, vectors, a_k, terms, count, i, j, start, start_row, ids, c, c_row)
+        tile_of(rows, vectors, a_k, terms, count, start, start_row, ids, c, c_row)
         return
     fill_bytes(buffer, 0, rows * width * sizeof(real))
     for r in range(valid_rows):
-        from_ = start + j + (i + r if ids is NULL else ids[i + r]) * start_row
+        from_ = start + (r if ids is NULL else ids[r]) * start_row
         for q in range(columns):
             buffer[r * width + q] = from_[q]
-    tile_of(rows, vectors, a_k, terms, count, i, j, buffer - i * width - j, width, NULL, buffer, width)
+    tile_of(rows, vectors, a_k, terms, count, buffer, width, NULL, buffer, width)
     for r in range(valid_rows):
         for q in range(columns):
             c[r * c_row + q] = buffer[r * width + q]
 
 
+cdef struct Place:               # the terms and the start of a product, from some row and column on
+    Term terms[2]
+    Py_ssize_t count
+    const void* start
+    Py_ssize_t start_row
+    const Py_ssize_t* ids
+
+
+cdef inline Place place_at(
+    const Term* terms, Py_ssize_t count, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
+    Py_ssize_t i, Py_ssize_t j,
+) noexcept nogil:
+    cdef Place at
+    cdef Py_ssize_t t
+    at.count, at.start_row, at.ids = count, start_row, ids
+    at.start = start + j
+    if ids is NULL:
+        at.start = start + i * start_row + j
+    else:
+        at.ids = ids + i
+    for t in range(count):
+        at.terms[t] = terms[t]
+        at.terms[t].a = <const real*>terms[t].a + i * terms[t].a_row
+        at.terms[t].panels = <const real*>terms[t].panels + j * terms[t].K
+    return at
+
+
+cdef inline void some_panels(
+    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, Py_ssize_t columns, Py_ssize_t j,
+    const Place* row, real* c, Py_ssize_t c_row,
+) noexcept nogil:
+    """The tile of panels side by side that begin at column j, of which `columns` columns exist."""
+    cdef Place at = place_at(row.terms, row.count, <const real*>row.start, row.start_row, row.ids, 0, j)
+    if panels == 1:
+        edge(rows, rows, columns, 1, at.terms, at.count, <const real*>at.start, at.start_row, at.ids, c + j, c_row)
+    else:
+        tile(rows, panels, vectors, 1, at.terms, at.count, <const real*>at.start, at.start_row, at.ids, c + j, c_row)
+
+
 cdef inline void few_rows(
-    const Py_ssize_t rows, const Py_ssize_t panels, Py_ssize_t N, const Term* terms, Py_ssize_t count, Py_ssize_t i,
-    const real* start, Py_ssize_t start_row, const Py_ssize_t* ids, real* c, Py_ssize_t c_row,
+    const Py_ssize_t rows, const Py_ssize_t panels, Py_ssize_t N, const Place* row, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """All panels for fewer than ROWS rows: several panels side by side hide the latency of the sums."""
     cdef Py_ssize_t width = panel_width(c)
     cdef Py_ssize_t end = panel_begin(panel_count(N, c) - 2, N, c) if two_and_two(N, c) else N // width * width
     cdef Py_ssize_t p = 0
     cdef Py_ssize_t j = 0
-    c += i * c_row
     while panels > 1 and j + panels * width <= end:
-        tile(rows, panels, VECTORS, 1, terms, count, i, j, start, start_row, ids, c + j, c_row)
+        some_panels(rows, panels, VECTORS, panels * width, j, row, c, c_row)
         j += panels * width
     if panels > 3 and j + 3 * width <= end:
-        tile(rows, 3, VECTORS, 1, terms, count, i, j, start, start_row, ids, c + j, c_row)
+        some_panels(rows, 3, VECTORS, 3 * width, j, row, c, c_row)
         j += 3 * width
     elif panels > 2 and j + 2 * width <= end:
-        tile(rows, 2, VECTORS, 1, terms, count, i, j, start, start_row, ids, c + j, c_row)
+        some_panels(rows, 2, VECTORS, 2 * width, j, row, c, c_row)
         j += 2 * width
     if VECTORS == 3 and j == end and end + 4 * lanes(c) == N:
-        tile(rows, 2, 2, 1, terms, count, i, j, start, start_row, ids, c + j, c_row)
+        some_panels(rows, 2, 2, 4 * lanes(c), j, row, c, c_row)
         return
     for p in range(j // width, panel_count(N, c)):
         j = panel_begin(p, N, c)
-        edge(rows, rows, min(panel_begin(p + 1, N, c), N) - j, 1, terms, count, i, j, start, start_row, ids,
-             c + j, c_row)
+        some_panels(rows, 1, VECTORS, min(panel_begin(p + 1, N, c), N) - j, j, row, c, c_row)
 
 
 cdef inline void prefetch_tile(const real* c, Py_ssize_t c_row) noexcept nogil:
@@ -185,32 +224,73 @@ cdef inline void prefetch_tile(const real* c, Py_ssize_t c_row) noexcept nogil:
         prefetch(c + r * c_row + VECTORS * lanes(<real*>c) - 1)
 
 
+cdef inline void panel_of_rows(
+    Py_ssize_t M, Py_ssize_t columns, const Place* first, real* c, Py_ssize_t c_row,
+) noexcept nogil:
+    """One panel for M rows, whole tiles of them."""
+    cdef Py_ssize_t q, i
+    cdef Place at
+    for q in range(M // ROWS):
+        i = q * ROWS
+        at = place_at(first.terms, first.count, <const real*>first.start, first.start_row, first.ids, i, 0)
+        prefetch_tile(c + (i + ROWS) * c_row, c_row)
+        edge(ROWS, ROWS, columns, 1, at.terms, at.count, <const real*>at.start, at.start_row, at.ids,
+             c + i * c_row, c_row)
+
+
+cdef inline void deep_panel_of_rows(
+    Py_ssize_t M, Py_ssize_t columns, const Place* first, real* c, Py_ssize_t c_row,
+) noexcept nogil:
+    """The same, DEPTH steps of k at a time: that much of a panel stays in the nearest cache, and so does c."""
+    cdef Place at = first[0]
+    cdef Py_ssize_t width = padded(columns, c)
+    cdef Py_ssize_t t, q, k
+    for t in range(first.count):
+        for q in range(pieces(first.terms[t].K, DEPTH)):
+            k = q * DEPTH
+            at.count = 1
+            at.terms[0] = first.terms[t]
+            at.terms[0].K = min(<Py_ssize_t>DEPTH, first.terms[t].K - k)
+            at.terms[0].a = <const real*>first.terms[t].a + k
+            at.terms[0].panels = <const real*>first.terms[t].panels + k * width
+            panel_of_rows(M, columns, &at, c, c_row)
+            at.start, at.start_row, at.ids = c, c_row, NULL
+
+
 cdef void multiply(
     Py_ssize_t M, Py_ssize_t N, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
     const Term* terms, Py_ssize_t count, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """c (M, N) = start + the sum of the terms."""
     cdef Py_ssize_t tiled = M // ROWS * ROWS
-    cdef Py_ssize_t band, p, q, i, j, columns
-    cdef real* place
+    cdef Py_ssize_t depth = 0
+    cdef Py_ssize_t band, p, i, j, t, rows, columns
+    cdef Place at
+    for t in range(count):
+        depth += terms[t].K
     for band in range(pieces(tiled, BAND)):
+        i = band * BAND
+        rows = min(<Py_ssize_t>BAND, tiled - i)
         for p in range(panel_count(N, c)):
             j = panel_begin(p, N, c)
             columns = min(panel_begin(p + 1, N, c), N) - j
-            for q in range(min(<Py_ssize_t>BAND, tiled - band * BAND) // ROWS):
-                i = band * BAND + q * ROWS
-                place = c + i * c_row + j
-                prefetch_tile(place + ROWS * c_row, c_row)
-                edge(ROWS, ROWS, columns, 1, terms, count, i, j, start, start_row, ids, place, c_row)
+            at = place_at(terms, count, start, start_row, ids, i, j)
+            if depth > DEEP:
+                deep_panel_of_rows(rows, columns, &at, c + i * c_row + j, c_row)
+            else:
+                panel_of_rows(rows, columns, &at, c + i * c_row + j, c_row)
     i = tiled
     if ROWS > 4 and i + 4 <= M:
-        few_rows(4, 1, N, terms, count, i, start, start_row, ids, c, c_row)
+        at = place_at(terms, count, start, start_row, ids, i, 0)
+        few_rows(4, 1, N, &at, c + i * c_row, c_row)
         i += 4
     if i + 2 <= M:
-        few_rows(2, 2, N, terms, count, i, start, start_row, ids, c, c_row)
+        at = place_at(terms, count, start, start_row, ids, i, 0)
+        few_rows(2, 2, N, &at, c + i * c_row, c_row)
         i += 2
     if i < M:
-        few_rows(1, 4, N, terms, count, i, start, start_row, ids, c, c_row)
+        at = place_at(terms, count, start, start_row, ids, i, 0)
+        few_rows(1, 4, N, &at, c + i * c_row, c_row)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -288,9 +368,10 @@ cdef void outer_tiles(
     cdef Py_ssize_t p, q, i, j, columns, end
     cdef real* place
     cdef Term term
-    term.K, term.a_row, term.panels = K, 1, panels
+    term.K, term.a_row = K, 1
     for p in range(panel_count(N, c)):
         j = panel_begin(p, N, c)
+        term.panels = panels + j * K
         columns = min(panel_begin(p + 1, N, c), N) - j
         for q in range(pieces(rows, ROWS)):
             i = q * ROWS
@@ -301,8 +382,7 @@ cdef void outer_tiles(
                 prefetch(ahead + k * a_row)
                 k += 1
             term.a = strip + i * K
-            edge(ROWS, min(<Py_ssize_t>ROWS, rows - i), columns, ROWS, &term, 1, 0, j,
-                 place - j, c_row, NULL, place, c_row)
+            edge(ROWS, min(<Py_ssize_t>ROWS, rows - i), columns, ROWS, &term, 1, place, c_row, NULL, place, c_row)
 
 
 cdef Gemm table
