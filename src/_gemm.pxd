@@ -27,9 +27,11 @@ cdef extern from *:
     #include <string.h>
     #if defined(__GNUC__)
     #define rnn_prefetch(place) __builtin_prefetch(place, 1)
+    #define rnn_prefetch_far(place) __builtin_prefetch(place, 0, 2)
     #define RNN_UNROLL _Pragma("GCC unroll 16")
     #else
     #define rnn_prefetch(place) ((void)(place))
+    #define rnn_prefetch_far(place) ((void)(place))
     #define RNN_UNROLL
     #endif
 
@@ -51,6 +53,7 @@ cdef extern from *:
     void copy_bytes "memcpy"(void* to, const void* source, size_t size) noexcept nogil
     void fill_bytes "memset"(void* to, int value, size_t size) noexcept nogil
     void prefetch "rnn_prefetch"(const void* place) noexcept nogil
+    void prefetch_far "rnn_prefetch_far"(const void* place) noexcept nogil      # not into the nearest cache
     void transpose_f "rnn_transpose_f"(
         float* to, Py_ssize_t step, const float* w, Py_ssize_t w_row, Py_ssize_t K) noexcept nogil
     void transpose_d "rnn_transpose_d"(

@@ -4,12 +4,12 @@ from cpython.pycapsule cimport PyCapsule_New
 
 from _gemm cimport (
     BAND, COLUMNS, DEPTH, DOUBLES, FLOATS, ROWS, STRIP, VECTORS, Gemm, Term, copy_columns, fill_bytes, lanes, padded,
-    panel_begin, panel_count, panel_place, panel_width, pieces, prefetch, two_and_two,
+    panel_begin, panel_count, panel_place, panel_width, pieces, prefetch, prefetch_far, two_and_two,
 )
 from _math cimport real
 
 cdef enum:
-    DEEP = 640       # steps of k beyond which a panel is taken in parts
+    LARGE = 2 << 20  # bytes of panels that no second cache holds: they are taken in parts, and asked for ahead
 
 
 # ---------------------------------------------------------------------------------------------
@@ -225,20 +225,28 @@ cdef inline void prefetch_tile(const real* c, Py_ssize_t c_row) noexcept nogil:
 
 
 cdef inline void panel_of_rows(
-    Py_ssize_t M, Py_ssize_t columns, const Place* first, real* c, Py_ssize_t c_row,
+    Py_ssize_t M, Py_ssize_t columns, const Place* first, Py_ssize_t size_ahead, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
-    """One panel for M rows, whole tiles of them."""
+    """One panel for M rows, whole tiles of them; meanwhile so many bytes behind it come into the second cache."""
+    cdef const char* ahead = <const char*>first.terms[0].panels + size_ahead
+    cdef const char* end = ahead + size_ahead
+    cdef const char* stop = ahead
+    cdef Py_ssize_t some = pieces(size_ahead, M // ROWS)
     cdef Py_ssize_t q, i
     cdef Place at
     for q in range(M // ROWS):
         i = q * ROWS
+        stop = min(stop + some, end)
+        while ahead < stop:
+            prefetch_far(ahead)
+            ahead += 64
         at = place_at(first.terms, first.count, <const real*>first.start, first.start_row, first.ids, i, 0)
         prefetch_tile(c + (i + ROWS) * c_row, c_row)
         edge(ROWS, ROWS, columns, 1, at.terms, at.count, <const real*>at.start, at.start_row, at.ids,
              c + i * c_row, c_row)
 
 
-cdef inline void deep_panel_of_rows(
+cdef inline void large_panel_of_rows(
     Py_ssize_t M, Py_ssize_t columns, const Place* first, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """The same, DEPTH steps of k at a time: that much of a panel stays in the nearest cache, and so does c."""
@@ -253,7 +261,7 @@ cdef inline void deep_panel_of_rows(
             at.terms[0].K = min(<Py_ssize_t>DEPTH, first.terms[t].K - k)
             at.terms[0].a = <const real*>first.terms[t].a + k
             at.terms[0].panels = <const real*>first.terms[t].panels + k * width
-            panel_of_rows(M, columns, &at, c, c_row)
+            panel_of_rows(M, columns, &at, at.terms[0].K * width * sizeof(real), c, c_row)
             at.start, at.start_row, at.ids = c, c_row, NULL
 
 
@@ -263,11 +271,11 @@ cdef void multiply(
 ) noexcept nogil:
     """c (M, N) = start + the sum of the terms."""
     cdef Py_ssize_t tiled = M // ROWS * ROWS
-    cdef Py_ssize_t depth = 0
+    cdef Py_ssize_t size = 0
     cdef Py_ssize_t band, p, i, j, t, rows, columns
     cdef Place at
     for t in range(count):
-        depth += terms[t].K
+        size += terms[t].K * N * sizeof(real)
     for band in range(pieces(tiled, BAND)):
         i = band * BAND
         rows = min(<Py_ssize_t>BAND, tiled - i)
@@ -275,10 +283,10 @@ cdef void multiply(
             j = panel_begin(p, N, c)
             columns = min(panel_begin(p + 1, N, c), N) - j
             at = place_at(terms, count, start, start_row, ids, i, j)
-            if depth > DEEP:
-                deep_panel_of_rows(rows, columns, &at, c + i * c_row + j, c_row)
+            if size > LARGE:
+                large_panel_of_rows(rows, columns, &at, c + i * c_row + j, c_row)
             else:
-                panel_of_rows(rows, columns, &at, c + i * c_row + j, c_row)
+                panel_of_rows(rows, columns, &at, 0, c + i * c_row + j, c_row)
     i = tiled
     if ROWS > 4 and i + 4 <= M:
         at = place_at(terms, count, start, start_row, ids, i, 0)
