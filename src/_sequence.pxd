@@ -21,6 +21,7 @@ from _plan cimport (
 
 cdef enum:
     CHUNK = 64                   # rows of an input product that is ahead of the steps
+    NARROW = 4                   # columns of x at most whose weight gradients are sums of rows rather than a product
 
 cdef struct State:               # h, and c for an LSTM; each (N, H)
     const void* initial
@@ -482,21 +483,52 @@ cdef inline real* scratch_of(const Sequence* s, Py_ssize_t part, real* kind) noe
     return <real*>s.scratch + part * s.scratch_size
 
 
+cdef inline void add_times(real factor, real* restrict to, const real* restrict values, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(size):
+        to[j] += factor * values[j]
+
+
+cdef inline real* sums_of_rows(
+    const Sequence* s, const real* dz, Py_ssize_t rows, Py_ssize_t dz_row, Py_ssize_t G,
+    const real* factors, Py_ssize_t factor_row, Py_ssize_t part, Py_ssize_t parts,
+) noexcept nogil:
+    """The sums of G gates over some rows, in their order, each row times its factor; a part of the columns."""
+    cdef real* sums = scratch_of(s, part, <real*>NULL)
+    cdef Py_ssize_t low = share(G * s.stride, part, parts)
+    cdef Py_ssize_t size = share(G * s.stride, part + 1, parts) - low
+    cdef Py_ssize_t m
+    fill_bytes(sums + low, 0, size * sizeof(real))
+    for m in range(rows):
+        if factors is NULL:
+            add(sums + low, dz + m * dz_row + low, size)
+        else:
+            add_times(factors[m * factor_row], sums + low, dz + m * dz_row + low, size)
+    return sums
+
+
+cdef inline void narrow_gradient(const Sequence* s, const real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """d_weight_ih += dz.T @ x for an x of few columns."""
+    cdef real* sums
+    cdef Py_ssize_t d, j
+    for d in range(s.D):
+        sums = sums_of_rows(s, dz, s.rows.offsets[s.rows.T], s.width, s.G, <const real*>s.x + d, s.x_row, part, parts)
+        for j in range(share(s.width, part, parts), share(s.width, part + 1, parts)):
+            if j % s.stride < s.H:
+                (<real*>s.d_weight_ih)[(j // s.stride * s.H + j % s.stride) * s.D + d] += sums[j]
+
+
 cdef inline void bias_gradient(
     const Sequence* s, const real* dz, Py_ssize_t rows, Py_ssize_t dz_row, Py_ssize_t G, real* db,
     Py_ssize_t shared, real* db_too, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
     """db (G*H,) += the sum of the rows of dz, in their order; so does db_too for its first `shared` gates."""
-    cdef real* sums = scratch_of(s, part, db)
-    cdef Py_ssize_t low = share(G * s.stride, part, parts)
-    cdef Py_ssize_t high = share(G * s.stride, part + 1, parts)
-    cdef Py_ssize_t m, j, g, u
+    cdef real* sums
+    cdef Py_ssize_t j, g, u
     if db is NULL:
         return
-    fill_bytes(sums + low, 0, (high - low) * sizeof(real))
-    for m in range(rows):
-        add(sums + low, dz + m * dz_row + low, high - low)
-    for j in range(low, high):
+    sums = sums_of_rows(s, dz, rows, dz_row, G, NULL, 0, part, parts)
+    for j in range(share(G * s.stride, part, parts), share(G * s.stride, part + 1, parts)):
         g, u = j // s.stride, j % s.stride
         if u < s.H:
             db[g * s.H + u] += sums[j]
@@ -536,6 +568,8 @@ cdef inline void input_weight_gradients(
         token_gradient(s, dz, part, parts)
         if s.V < M:                      # fewer sums of dz by token to add up than dz themselves
             rows, count = <const real*>s.d_table, s.V
+    elif s.D <= NARROW:
+        narrow_gradient(s, dz, part, parts)
     else:
         outer_product(s.gemm, M, s.G, s.H, s.stride, s.D, dz, s.width, <const real*>s.x, s.x_row, NULL,
                       <real*>s.d_weight_ih, scratch_of(s, part, <real*>NULL), part, parts)
