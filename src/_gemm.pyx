@@ -351,7 +351,9 @@ cdef void pack_rows(
                 fill_bytes(place + columns, 0, (step - columns) * sizeof(real))
 
 
-cdef inline void pack_strip(real* strip, Py_ssize_t K, Py_ssize_t columns, const real* a, Py_ssize_t a_row) noexcept nogil:
+cdef inline void pack_strip(
+    real* strip, Py_ssize_t K, Py_ssize_t columns, const real* a, Py_ssize_t a_row,
+) noexcept nogil:
     """Some neighbouring columns of a in tiles of ROWS, each k after k; missing ones are zero."""
     cdef Py_ssize_t k, i, q
     if columns == STRIP:

@@ -12,7 +12,7 @@ from _plan cimport OverRows, OverTiles, stage_capsule
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, arriving_gradient, bias_gradient, bind, gate_product, gate_rows,
     hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients, kept_rows, late_input_gradient,
-    load_final_gradient, load_initial, numbers, pack_weights_of, row_before, step_input_gradient, store_final,
+    load_final_gradient, load_initial, numbers, pack_weights, row_before, step_input_gradient, store_final,
     store_output, walk,
 )
 
@@ -171,10 +171,6 @@ cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t pa
     else:
         input_weight_gradients(s, dz, 3, part, parts)
         hidden_weight_gradients(s, dz + s.groups[1].begin, s.width, 1, kept, NULL, dw + n * s.H, part, parts)
-
-
-cdef void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    pack_weights_of(s, <real*>s.bias, part, parts)
 
 
 class GRU(Stage):

@@ -11,7 +11,7 @@ from _plan cimport OverRows, OverTiles, buffer, stage_capsule
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, arriving_gradient, bind, gate_product, hidden_gradient,
     hidden_weight_gradients, input_product, input_weight_gradients, late_input_gradient, load_final_gradient,
-    load_initial, numbers, pack_weights_of, row_before, step_input_gradient, store_final, store_output, walk,
+    load_initial, numbers, pack_weights, row_before, step_input_gradient, store_final, store_output, walk,
 )
 
 from rnncore._stage import Stage
@@ -138,10 +138,6 @@ cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t pa
         for m in range(s.rows.offsets[s.rows.T]):
             total += s.slope_terms[m]
         (<real*>s.d_slope)[0] += <real>total
-
-
-cdef void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    pack_weights_of(s, <real*>s.bias, part, parts)
 
 
 class RNN(Stage):

@@ -323,12 +323,13 @@ cdef inline void store_output(const Sequence* s, const real* h, Py_ssize_t row) 
 # ---------------------------------------------------------------------------------------------
 # Gates: bias + x @ weight_ih.T + h @ weight_hh.T, and the way back
 
-cdef inline void pack_weights_of(Sequence* s, real* bias, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+cdef inline void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     """Biases, the panels of all groups, and the token table; shared out by units."""
     cdef Py_ssize_t first = share(s.H, part, parts)
     cdef Py_ssize_t last = share(s.H, part + 1, parts)
     cdef const real* w_ih = <const real*>s.weight_ih
     cdef const real* w_hh = <const real*>s.weight_hh
+    cdef real* bias = <real*>s.bias
     cdef Py_ssize_t i, at
     cdef const Group* group
     add_biases(s, bias, first, last)
@@ -448,8 +449,8 @@ cdef inline void hidden_gradient(
     const Sequence* s, const Step* step, const Group* group, const real* dz, Py_ssize_t dz_row, real* dh,
 ) noexcept nogil:
     """dh += dz @ weight_hh; dz points at row low's of the group, dh at row 0's, whose padding stays zero."""
-    add_product(s.gemm, step.high - step.low, s.stride, group.columns, dz, dz_row, <const real*>group.hidden_back_panels,
-                dh + step.low * s.stride, s.stride)
+    add_product(s.gemm, step.high - step.low, s.stride, group.columns, dz, dz_row,
+                <const real*>group.hidden_back_panels, dh + step.low * s.stride, s.stride)
 
 
 cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t begin, Py_ssize_t count) noexcept nogil:
@@ -483,7 +484,9 @@ cdef inline real* scratch_of(const Sequence* s, Py_ssize_t part, real* kind) noe
     return <real*>s.scratch + part * s.scratch_size
 
 
-cdef inline void add_times(real factor, real* restrict to, const real* restrict values, Py_ssize_t size) noexcept nogil:
+cdef inline void add_times(
+    real factor, real* restrict to, const real* restrict values, Py_ssize_t size,
+) noexcept nogil:
     cdef Py_ssize_t j
     for j in range(size):
         to[j] += factor * values[j]
