@@ -1,15 +1,17 @@
 """Picks the kernels: NumPy's, or the compiled ones of an instruction-set level that this CPU runs.
 
 The choice is the highest level, unless the environment variable ``RNNCORE_KERNELS`` names another: numpy,
-base, v3 or v4.
+base, v3 or v4. It is made when the kernels are first used, as ``kernels.active``.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import sys
 import warnings
 from types import SimpleNamespace
+from typing import Any
 
 FAMILIES = {
     "rnn": ("RNN",),
@@ -87,12 +89,20 @@ def set_num_threads(count: int) -> None:
     ------
     ValueError, TypeError
     """
-    active.set_num_threads(count)
+    _module.active.set_num_threads(count)
 
 
 def get_num_threads() -> int:
     """Return how many threads are used at most."""
-    return active.get_num_threads()
+    return _module.active.get_num_threads()
 
 
-active = choose()
+_module: Any = sys.modules[__name__]
+active: SimpleNamespace
+
+
+def __getattr__(name: str) -> SimpleNamespace:
+    if name != "active":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _module.active = choose()
+    return _module.active

@@ -1,6 +1,7 @@
 """The command line: what it prints and writes, and one line for whatever is wrong."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,24 @@ def test_the_installed_command():
     command = Path(sysconfig.get_path("scripts")) / "rnncore"
     result = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
     assert result.stdout == f"{rc.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("RNNCORE_KERNELS", "rnncore: kernels 'v9' do not run here, expected one of numpy"),
+        ("RNNCORE_NUM_THREADS", "rnncore: RNNCORE_NUM_THREADS must be a whole number of 1 ... 64, got 'v9'"),
+    ],
+)
+def test_a_wrong_environment_is_one_line(variable, message):
+    if variable == "RNNCORE_NUM_THREADS" and kernels.active.name == "numpy":
+        pytest.skip("the NumPy kernels use one thread")
+    command = Path(sysconfig.get_path("scripts")) / "rnncore"
+    environment = os.environ | {variable: "v9"}
+    result = subprocess.run([command, "info"], capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 2
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
 
 
 def test_info(rnncore):
