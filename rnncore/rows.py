@@ -66,9 +66,6 @@ class Rows:
         self.counts = np.empty(T, np.intp)
         self.offsets = np.zeros(T + 1, np.intp)
         self.horizon = np.zeros(3, np.intp)
-        # where packed row m comes from: x[_sequence[m], _step[m]]
-        self._sequence = np.empty(N * T, np.intp)
-        self._step = np.empty(N * T, np.intp)
         self.arrange(None)
 
     def arrange(self, lengths: np.ndarray | None) -> None:
@@ -86,9 +83,6 @@ class Rows:
         np.cumsum(self.counts, out=self.offsets[1:])
         self.M = int(self.offsets[-1])
         self.full = self.M == self.N * self.T
-        step = np.repeat(np.arange(self.T), self.counts)
-        self._step[: self.M] = step
-        self._sequence[: self.M] = self.order[np.arange(self.M) - self.offsets[step]]
 
     def truncate(self, k: int, per_sequence: bool) -> None:
         """Let the loss at step t reach the steps t-k+1 ... t alone, or with k = 0 all.
@@ -105,6 +99,11 @@ class Rows:
         lengths[self.order] = self.lengths
         return lengths
 
+    def _origins(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return which sequence and which step each packed row is, of the caller's batch: (M,) each."""
+        step = np.repeat(np.arange(self.T), self.counts)
+        return self.order[np.arange(self.M) - self.offsets[step]], step
+
     def gather(self, x: np.ndarray, out: np.ndarray) -> None:
         """Pack the valid steps of x into the first M rows of out.
 
@@ -118,8 +117,7 @@ class Rows:
             steps = out.reshape(self.T, self.N, *out.shape[1:])
             np.copyto(steps, x.swapaxes(0, 1), casting="unsafe")
         else:
-            M = self.M
-            out[:M] = x[self._sequence[:M], self._step[:M]]
+            out[: self.M] = x[self._origins()]
 
     def scatter(self, packed: np.ndarray, out: np.ndarray) -> None:
         """Unpack the first M rows of packed: the inverse of `gather`.
@@ -133,6 +131,5 @@ class Rows:
         if self.full:
             out[...] = packed.reshape(self.T, self.N, *packed.shape[1:]).swapaxes(0, 1)
         else:
-            M = self.M
             out[...] = 0
-            out[self._sequence[:M], self._step[:M]] = packed[:M]
+            out[self._origins()] = packed[: self.M]

@@ -3,11 +3,13 @@
 import csv
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 
 import rnncore as rc
+from rnncore import kernels
 from rnncore.tasks import Batch
 
 N, T, D, O = 3, 5, 2, 2  # noqa: E741
@@ -159,6 +161,37 @@ def test_same_seed_same_bits():
         losses = [trainer.step(X, Y, LENGTHS) for _ in range(5)]
         runs.append(trainer.model.state_dict() | {"losses": np.array(losses)})
     assert same(*runs)
+
+
+@pytest.mark.skipif(kernels.active.name == "numpy", reason="the NumPy kernels are written to be read")
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_step_allocates_no_array(ragged):
+    rng = np.random.default_rng(0)
+    model = rc.SequenceModel(20, 32, 20, num_layers=2)
+    trainer = rc.Trainer(model, "cross_entropy", clip_norm=1.0)
+    x, y = rng.integers(0, 20, (2, 16, 64))
+    lengths = rng.integers(1, 65, 16) if ragged else None
+    stream = model.stream(512)
+    x_t = x[0, 0].repeat(512)
+
+    def run(count):
+        for _ in range(count):
+            trainer.step(x, y, lengths)
+            stream.step(x_t)
+
+    run(20)
+    tracemalloc.start()
+    try:
+        run(20)
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        run(200)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # a step's ids take 8 kB and its states 2 kB; an arrangement of lengths is some arrays of N and of T
+    assert abs(after - before) < 500
+    assert peak - before < (4000 if ragged else 1500)
 
 
 def test_dropout_is_drawn_anew_for_every_step():
