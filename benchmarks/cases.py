@@ -113,6 +113,10 @@ CHARACTERS = Work(
 SINE = Work("lstm", 10, 10, 1, 45, 1, last=True, bias="single", lr=0.008)
 TOKENS = Work("lstm", 32, 50, 65, 128, 65, tokens=True, loss="cross_entropy", lr=0.1)
 TOKENS_256 = replace(TOKENS, H=256, T=100)
+# training as the tasks of rnncore do it
+TEXT = replace(TOKENS, T=64, D=97, O=97, optimizer="adam", lr=3e-3, clip_norm=5.0)
+SHAKESPEARE = replace(TOKENS, N=50, layers=2, optimizer="adam", lr=2e-3, clip_norm=5.0)
+ADDING = Work("lstm", 50, 100, 2, 32, 1, last=True, optimizer="adam", lr=0.01, clip_norm=1.0)
 DENSE = Work("lstm", 32, 100, 8, 64, 8)
 DENSE_512 = replace(DENSE, N=64, T=64, D=128, H=512)
 STREAM = Work("lstm", 1, 1, 8, 64, 1)
@@ -132,6 +136,9 @@ def lines() -> Iterator[Line]:
     yield Line("two-layers", replace(TOKENS, layers=2), (OWN, torch(2)))
     yield Line("bidirectional", replace(TOKENS, bidirectional=True), (OWN, torch(2)))
     yield Line("float64", replace(TOKENS, dtype="float64"), (OWN, torch(1.5)))
+    yield Line("adam-text", TEXT, (OWN, torch(2)), note="Adam, clipping by norm")
+    yield Line("adam-shakespeare", SHAKESPEARE, (OWN, torch()), note="Adam, clipping by norm")
+    yield Line("adam-adding", ADDING, (OWN, torch(2)), note="Adam, clipping by norm, adding problem")
     for T in (200, 1000):
         packed = replace(torch(15), label="PyTorch packed", options={"packed": True})
         padded = replace(torch(2), label="PyTorch padded")

@@ -50,6 +50,7 @@ class Work:
     optimizer: str = "sgd"
     lr: float = 0.01
     clip_value: float | None = None
+    clip_norm: float | None = None
     dtype: str = "float32"
 
     def model(self) -> rc.SequenceModel:

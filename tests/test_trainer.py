@@ -189,7 +189,7 @@ def test_a_step_allocates_no_array(ragged):
         after, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # the ids of a batch take 32 kB, its states 4 kB; an arrangement of lengths, some arrays of N and of T numbers
+    # a batch's ids take 32 kB, its states 4 kB; an arrangement of lengths, some arrays of N and of T numbers
     assert abs(after - before) < 2000
     assert peak - before < (16_000 if ragged else 2000)
 

@@ -18,9 +18,14 @@ def training(work: Work, level: str | None = None) -> Callable[[], float]:
     usual = kernels.active
     kernels.active = usual if level is None else kernels.load(level)
     try:
-        optimizer = {"sgd": rc.SGD, "adagrad": rc.Adagrad}[work.optimizer](lr=work.lr)
+        optimizer = {"sgd": rc.SGD, "adagrad": rc.Adagrad, "adam": rc.Adam}[work.optimizer](lr=work.lr)
         trainer = rc.Trainer(
-            work.model(), work.loss, optimizer, reduction=work.reduction, clip_value=work.clip_value
+            work.model(),
+            work.loss,
+            optimizer,
+            reduction=work.reduction,
+            clip_value=work.clip_value,
+            clip_norm=work.clip_norm,
         )
         x, y = work.batch()
         lengths = work.lengths()

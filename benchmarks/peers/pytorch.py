@@ -60,7 +60,8 @@ def training(work: Work, packed: bool = False) -> Callable[[], float]:
     network = _network(work)
     rnn, head, dtype = network["rnn"], network["head"], getattr(torch, work.dtype)
     parameters = [p for p in network.parameters() if p.requires_grad]
-    rule = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad}[work.optimizer]
+    rules = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam}
+    rule = rules[work.optimizer]
     optimizer = rule(parameters, lr=work.lr)
     x, y = map(torch.from_numpy, work.batch())
     lengths = work.lengths()
@@ -93,6 +94,8 @@ def training(work: Work, packed: bool = False) -> Callable[[], float]:
         loss.backward()
         if work.clip_value is not None:
             torch.nn.utils.clip_grad_value_(parameters, work.clip_value)
+        if work.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, work.clip_norm)
         optimizer.step()
         return loss.item()
 
