@@ -44,7 +44,14 @@ class Setting:
         return float(optimizer.settings[self.index])
 
     def __set__(self, optimizer: Optimizer, value: float) -> None:
+        before = optimizer.settings[self.index]
         optimizer.settings[self.index] = checks.real(self.name, value, low=self.low, high=self.high)
+        if not optimizer.has_slots():
+            optimizer.settings[self.index] = before
+            raise ValueError(
+                f"{self.name} cannot be switched on in use, since it remembers all gradients: "
+                f"make the {type(optimizer).__name__} with it"
+            )
 
 
 class Optimizer(ABC):
@@ -66,9 +73,9 @@ class Optimizer(ABC):
 
     def __init__(self, lr: float, count: int) -> None:
         self.settings = np.zeros(2 + count)
-        self.lr = lr
         self.rules: list[Any] = []
         self._bound: list[dict[str, np.ndarray]] = []
+        self.lr = lr
 
     @property
     def steps(self) -> int:
@@ -97,6 +104,10 @@ class Optimizer(ABC):
             )
         self._bound = [{slot: np.zeros_like(v.value) for slot in self.slots()} for v in variables]
         self.rules = [self.rule(v, state) for v, state in zip(variables, self._bound, strict=True)]
+
+    def has_slots(self) -> bool:
+        """Return whether nothing is missing that its settings make it keep; once bound it keeps no more."""
+        return all(set(self.slots()) <= state.keys() for state in self._bound)
 
     def step(self) -> None:
         """Update every variable by its gradient."""

@@ -190,3 +190,15 @@ def test_names():
 def test_hyperparameters_that_make_no_sense(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("optimizer", [rc.SGD, rc.RMSprop])
+def test_momentum_is_there_from_the_first_update_or_not_at_all(optimizer):
+    without, with_ = optimizer(lr=0.1), optimizer(lr=0.1, momentum=0.5)
+    for one in (without, with_):
+        one.bind([Variable(np.ones(2), np.ones(2))])
+    with pytest.raises(ValueError, match="momentum cannot be switched on in use"):
+        without.momentum = 0.9
+    assert without.momentum == 0
+    with_.momentum = 0.9
+    assert with_.momentum == 0.9
