@@ -160,6 +160,28 @@ def test_recurrent_layers_equal_the_reference(level, dtype, cell_name):
         assert_close(results, expected, TOLERANCE[dtype], case)
 
 
+# More rows than are taken through the steps at a time; more terms of a sum, more columns, and more weights than
+# stay in a cache.
+LARGE = [(70, 5, 3, 17), (130, 3, 20, 5), (6, 2, 530, 400)]
+
+
+@each_level
+@each_dtype
+@pytest.mark.parametrize(("cell", "options"), [("RNN", {"activation": "tanh"}), ("LSTM", {}), ("GRU", {})])
+@pytest.mark.parametrize("size", LARGE)
+def test_large_recurrent_layers_equal_the_reference(level, dtype, cell, options, size):
+    for variation in VARIATIONS[:3]:
+        case = cell, options, size, variation, 0
+        expected = recurrent_results("numpy", *case, np.float64)
+        assert_close(recurrent_results(level, *case, dtype), expected, TOLERANCE[dtype], case)
+
+
+@each_level
+@each_dtype
+def test_a_large_linear_layer_equals_the_reference(level, dtype):
+    assert_equal_to_reference(linear, level, dtype, rows=ragged(40, 9), I=700, O=800)
+
+
 def assert_equal_to_reference(build, level, dtype, **options) -> None:
     """Compare what two runs give: gradients are added to what is there."""
     results = build(kernels.load(level), dtype=dtype, **options).run().run().results()
