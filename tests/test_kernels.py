@@ -160,9 +160,8 @@ def test_recurrent_layers_equal_the_reference(level, dtype, cell_name):
         assert_close(results, expected, TOLERANCE[dtype], case)
 
 
-# More rows than are taken through the steps at a time; more terms of a sum, more columns, and more weights than
-# stay in a cache.
-LARGE = [(70, 5, 3, 17), (130, 3, 20, 5), (6, 2, 530, 400)]
+# More rows than go through the steps at a time, more terms of a sum, more columns and weights than stay in a cache.
+LARGE = [(70, 9, 6, 17), (130, 3, 20, 5), (6, 2, 530, 400)]
 
 
 @each_level
@@ -179,7 +178,15 @@ def test_large_recurrent_layers_equal_the_reference(level, dtype, cell, options,
 @each_level
 @each_dtype
 def test_a_large_linear_layer_equals_the_reference(level, dtype):
-    assert_equal_to_reference(linear, level, dtype, rows=ragged(40, 9), I=700, O=800)
+    assert_equal_to_reference(linear, level, dtype, rows=ragged(80, 9), I=700, O=800)
+
+
+@each_level
+def test_rows_that_no_step_has_are_not_touched(level):
+    case = linear(kernels.load(level), ragged(40, 9), I=3, O=17).run()
+    y = case.outputs["y"].value
+    assert len(y.base) > len(y) > 128
+    assert np.isnan(y.base[len(y) :]).all()
 
 
 def assert_equal_to_reference(build, level, dtype, **options) -> None:
