@@ -189,8 +189,8 @@ def test_a_step_allocates_no_array(ragged):
         after, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # the smallest array, a layer's state, takes 4 kB, a batch's ids 32 kB; an arrangement of lengths, some arrays of
-    # N and of T numbers. One object left behind by every step would be 8 kB at least.
+    # The smallest array, a layer's state, takes 4 kB, a batch's ids 32 kB; an arrangement of lengths is some
+    # arrays of N and of T numbers. An object left behind by every step would be 8 kB in all, at least.
     assert abs(after - before) < 4000
     assert peak - before < (16_000 if ragged else 4000)
 
