@@ -74,4 +74,6 @@ def test_readme_runs(tmp_path, monkeypatch):
     names: dict = {}
     exec("\n".join(blocks("python")), names)
     assert ((names["p"] > 0.5) == names["y"]).mean() > 0.9
-    np.testing.assert_allclose(np.concatenate(names["streamed"]), names["whole"], rtol=1e-6)
+    streamed, whole = np.concatenate(names["streamed"]), names["whole"]
+    # compiled kernels give the same bits, NumPy's the same numbers but for rounding
+    assert abs(streamed - whole).max() <= (1e-6 * abs(whole).max() if kernels.active.name == "numpy" else 0)
