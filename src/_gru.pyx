@@ -11,9 +11,9 @@ from _math cimport hyperbolic_tangent, real, sigmoids
 from _plan cimport OverRows, OverTiles, stage_capsule
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, arriving_gradient, bias_gradient, bind, gate_product, gate_rows,
-    hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients, kept_rows, late_input_gradient,
-    load_final_gradient, load_initial, numbers, pack_weights, row_before, step_input_gradient, store_final,
-    store_output, walk,
+    handed_on, hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients, kept_rows,
+    late_input_gradient, load_final_gradient, load_initial, numbers, pack_weights, row_before, step_input_gradient,
+    store_final, store_output, unless_zero, walk,
 )
 
 from rnncore._stage import Stage
@@ -88,9 +88,9 @@ cdef inline void update_backward(
 
 
 cdef inline void kept_product(const Sequence* s, Py_ssize_t rows, const real* h, real* kept) noexcept nogil:
-    """kept = W_hn h + b_hn"""
+    """kept = W_hn h + b_hn, without the product where h is NULL"""
     cdef Term hidden = Term(s.H, h, s.stride, s.groups[1].hidden_panels)
-    product(s.gemm, rows, s.stride, <const real*>s.bias_n, 0, NULL, &hidden, 1, kept, s.stride)
+    product(s.gemm, rows, s.stride, <const real*>s.bias_n, 0, NULL, &hidden, h is not NULL, kept, s.stride)
 
 
 cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -99,25 +99,30 @@ cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_
     cdef real* z
     cdef real* k
     cdef real* h_before
+    cdef const real* going
+    cdef const real* initial
     cdef Py_ssize_t i, n, m
     cdef Step step
     load_initial(s, &s.states[0], h, first, last)
     for i in range(s.rows.T):
         step = walk(s, i, first, last)
+        going = h + (step.base + step.low) * s.stride
+        initial = h + step.going * s.stride
         input_product(s, gates, i, first, last)
         z = gates + step.gate * s.width         # of row 0, like k
         k = kept + step.kept * s.stride
-        gate_product(s, &step, &s.groups[0], h, gates)
+        gate_product(s, &step, &s.groups[0], going, initial, gates)
         if s.reset_after:
             gate_rows(s, &step, &s.groups[1], step.low, step.high, <const real*>NULL, gates)
-            kept_product(s, step.going - step.low, h + (step.base + step.low) * s.stride, k + step.low * s.stride)
-            kept_product(s, step.high - step.going, h + step.going * s.stride, k + step.going * s.stride)
+            kept_product(s, step.going - step.low, going, k + step.low * s.stride)
+            kept_product(s, step.high - step.going, unless_zero(s, step.high - step.going, initial),
+                         k + step.going * s.stride)
         for n in range(step.low, step.high):
             h_before = h + row_before(&step, n) * s.stride
             s.previous[step.row + n] = row_before(&step, n)
             reset_forward(s.stride, s.reset_after, z + n * s.width, h_before, k + n * s.stride)
         if not s.reset_after:
-            gate_rows(s, &step, &s.groups[1], step.low, step.high, k + step.low * s.stride, gates)
+            gate_product(s, &step, &s.groups[1], k + step.low * s.stride, k + step.going * s.stride, gates)
         for n in range(step.low, step.high):
             m = step.now + n
             h_before = h + row_before(&step, n) * s.stride
@@ -131,12 +136,13 @@ cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize
     cdef real* kept = <real*>s.kept
     cdef real* dh = <real*>s.dh
     cdef real* d_reset = <real*>s.dc
-    cdef Py_ssize_t i, n, m, count
+    cdef Py_ssize_t i, n, m, count, high
     cdef Step step
     load_final_gradient(s, &s.states[0], dh, first, last)
     for i in range(s.rows.T - 1, -1, -1):
         step = walk(s, i, first, last)
         count = step.high - step.low
+        high = handed_on(s, &step)
         for n in range(step.low, step.high):
             m = step.row + n
             arriving_gradient(s, &step, n, dh + n * s.stride, <real*>NULL)
@@ -144,14 +150,15 @@ cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize
         m = step.row + step.low
         if not s.reset_after:
             fill_bytes(d_reset + step.low * s.stride, 0, count * s.stride * sizeof(real))
-            hidden_gradient(s, &step, &s.groups[1], gates + m * s.width + s.groups[1].begin, s.width, d_reset)
+            hidden_gradient(s, &s.groups[1], step.low, step.high, gates + m * s.width + s.groups[1].begin, s.width,
+                            d_reset)
         for n in range(step.low, step.high):
             reset_backward(s.stride, s.reset_after, gates + (step.row + n) * s.width,
                            h + s.previous[step.row + n] * s.stride, kept + (step.row + n) * s.stride,
                            dh + n * s.stride, d_reset + n * s.stride)
         if s.reset_after:
-            hidden_gradient(s, &step, &s.groups[1], kept + m * s.stride, s.stride, dh)
-        hidden_gradient(s, &step, &s.groups[0], gates + m * s.width, s.width, dh)
+            hidden_gradient(s, &s.groups[1], step.low, high, kept + m * s.stride, s.stride, dh)
+        hidden_gradient(s, &s.groups[0], step.low, high, gates + m * s.width, s.width, dh)
         step_input_gradient(s, &step, gates)
     add_initial_gradient(s, &s.states[0], dh, first, last)
     late_input_gradient(s, gates, first, last)

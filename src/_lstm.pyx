@@ -7,7 +7,7 @@
 from _math cimport hyperbolic_tangent, real, sigmoids
 from _plan cimport OverRows, OverTiles, stage_capsule
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, arriving_gradient, bind, gate_product, hidden_gradient,
+    Sequence, Step, add_initial_gradient, arriving_gradient, bind, gate_product, handed_on, hidden_gradient,
     hidden_weight_gradients, input_product, input_weight_gradients, kept_rows, late_input_gradient,
     load_final_gradient, load_initial, numbers, pack_weights, row_before, state_rows, step_input_gradient, store_final,
     store_output, walk,
@@ -74,7 +74,8 @@ cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_
     for i in range(s.rows.T):
         step = walk(s, i, first, last)
         input_product(s, gates, i, first, last)
-        gate_product(s, &step, &s.groups[0], h, gates)
+        gate_product(s, &step, &s.groups[0], h + (step.base + step.low) * s.stride, h + step.going * s.stride,
+                     gates)
         for n in range(step.low, step.high):
             m = step.row + n
             now = step.now + n
@@ -102,7 +103,8 @@ cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize
             arriving_gradient(s, &step, n, dh + n * s.stride, dc + n * s.stride)
             cell_backward(s.stride, gates + m * s.width, c + s.previous[m] * s.stride, tanh_c + m * s.stride,
                           dh + n * s.stride, dc + n * s.stride)
-        hidden_gradient(s, &step, &s.groups[0], gates + (step.row + step.low) * s.width, s.width, dh)
+        hidden_gradient(s, &s.groups[0], step.low, handed_on(s, &step), gates + (step.row + step.low) * s.width,
+                        s.width, dh)
         step_input_gradient(s, &step, gates)
     add_initial_gradient(s, &s.states[0], dh, first, last)
     add_initial_gradient(s, &s.states[1], dc, first, last)

@@ -9,7 +9,7 @@ from _gemm cimport copy_bytes
 from _math cimport hyperbolic_tangent, real, sigmoid
 from _plan cimport OverRows, OverTiles, buffer, stage_capsule
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, arriving_gradient, bind, gate_product, hidden_gradient,
+    Sequence, Step, add_initial_gradient, arriving_gradient, bind, gate_product, handed_on, hidden_gradient,
     hidden_weight_gradients, input_product, input_weight_gradients, late_input_gradient, load_final_gradient,
     load_initial, numbers, pack_weights, row_before, step_input_gradient, store_final, store_output, walk,
 )
@@ -93,7 +93,8 @@ cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_
     for i in range(s.rows.T):
         step = walk(s, i, first, last)
         input_product(s, gates, i, first, last)
-        gate_product(s, &step, &s.groups[0], h, gates)
+        gate_product(s, &step, &s.groups[0], h + (step.base + step.low) * s.stride, h + step.going * s.stride,
+                     gates)
         for n in range(step.low, step.high):
             m = step.row + n
             now = step.now + n
@@ -123,7 +124,8 @@ cdef void sequence_backward(Sequence* s, real* dz, Py_ssize_t first, Py_ssize_t 
                 s.slope_terms[m] = slope_term(s.H, z + m * s.stride, dh + n * s.stride)
             cell_backward(s.kind, s.stride, h + m * s.stride, z + m * s.stride, slope, dh + n * s.stride,
                           dz + m * s.width)
-        hidden_gradient(s, &step, &s.groups[0], dz + (step.row + step.low) * s.width, s.width, dh)
+        hidden_gradient(s, &s.groups[0], step.low, handed_on(s, &step), dz + (step.row + step.low) * s.width,
+                        s.width, dh)
         step_input_gradient(s, &step, dz)
     add_initial_gradient(s, &s.states[0], dh, first, last)
     late_input_gradient(s, dz, first, last)

@@ -437,20 +437,40 @@ cdef inline void gate_rows(
     product(s.gemm, high - low, group.columns, start, start_row, ids, terms, count, c, s.width)
 
 
+cdef inline const real* unless_zero(const Sequence* s, Py_ssize_t rows, const real* h) noexcept nogil:
+    """h, or NULL where its rows are all zero, as initial states mostly are: so are their products then."""
+    cdef Py_ssize_t n, j
+    cdef int found = 0
+    for n in range(rows):
+        for j in range(n * s.stride, (n + 1) * s.stride):
+            found |= h[j] != 0
+        if found:
+            return h
+    return NULL
+
+
 cdef inline void gate_product(
-    const Sequence* s, const Step* step, const Group* group, const real* h, real* gates,
+    const Sequence* s, const Step* step, const Group* group, const real* before, const real* initial, real* gates,
 ) noexcept nogil:
-    """A group's gates of all rows of a step, from x and from the state before."""
-    gate_rows(s, step, group, step.low, step.going, h + (step.base + step.low) * s.stride, gates)
-    gate_rows(s, step, group, step.going, step.high, h + step.going * s.stride, gates)
+    """A group's gates of all rows of a step, from x and from the states of rows low .. and going .. ."""
+    gate_rows(s, step, group, step.low, step.going, before, gates)
+    gate_rows(s, step, group, step.going, step.high, unless_zero(s, step.high - step.going, initial), gates)
+
+
+cdef inline Py_ssize_t handed_on(const Sequence* s, const Step* step) noexcept nogil:
+    """Rows below this hand their gradient on; nobody may ask for that of the initial state."""
+    return step.going if s.states[0].d_initial is NULL else step.high
 
 
 cdef inline void hidden_gradient(
-    const Sequence* s, const Step* step, const Group* group, const real* dz, Py_ssize_t dz_row, real* dh,
+    const Sequence* s, const Group* group, Py_ssize_t low, Py_ssize_t high, const real* dz, Py_ssize_t dz_row, real* dh,
 ) noexcept nogil:
-    """dh += dz @ weight_hh; dz points at row low's of the group, dh at row 0's, whose padding stays zero."""
-    add_product(s.gemm, step.high - step.low, s.stride, group.columns, dz, dz_row,
-                <const real*>group.hidden_back_panels, dh + step.low * s.stride, s.stride)
+    """dh += dz @ weight_hh for rows low .. high-1; dz points at row low's of the group, dh at row 0's.
+
+    Padding stays zero.
+    """
+    add_product(s.gemm, high - low, s.stride, group.columns, dz, dz_row,
+                <const real*>group.hidden_back_panels, dh + low * s.stride, s.stride)
 
 
 cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t begin, Py_ssize_t count) noexcept nogil:
@@ -584,5 +604,20 @@ cdef inline void hidden_weight_gradients(
     const real* h, const Py_ssize_t* h_rows, real* dw, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
     """dw (G*H, H) += dz.T @ h, for row h_rows[m] (or m, where NULL) of h at packed row m."""
-    outer_product(s.gemm, s.rows.offsets[s.rows.T], G, s.H, s.stride, s.H, dz, dz_row, h, s.stride, h_rows, dw,
+    cdef Py_ssize_t begin = 0
+    cdef Py_ssize_t end = s.rows.offsets[s.rows.T]
+    cdef Step first
+    if end == 0:
+        return
+    first = walk(s, 0, 0, s.rows.N)
+    if unless_zero(s, s.rows.N, <const real*>s.h) is NULL:       # the initial states, which the first step multiplies
+        if s.reverse:
+            end = first.row
+        else:
+            begin = first.high
+    if h_rows is NULL:
+        h += begin * s.stride
+    else:
+        h_rows += begin
+    outer_product(s.gemm, end - begin, G, s.H, s.stride, s.H, dz + begin * dz_row, dz_row, h, s.stride, h_rows, dw,
                   scratch_of(s, part, <real*>NULL), part, parts)

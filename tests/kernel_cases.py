@@ -137,12 +137,14 @@ def recurrent(
     tokens: bool = False,
     read_steps: bool = True,
     columns: bool = False,
+    rest: bool = False,
     dtype: Any = np.float64,
     seed: int = 0,
 ) -> Case:
     """One direction of a recurrent layer.
 
-    With `columns`, y is some columns of a wider array; without `read_steps`, it has no gradient.
+    With `columns`, y is some columns of a wider array; without `read_steps`, it has no gradient. With `rest`,
+    the initial states are zero, and nobody asks for their gradients.
     """
     draw = Draw(seed, dtype)
     M, capacity, GH = rows.M, rows.N * rows.T, GATES[cell] * H
@@ -152,6 +154,8 @@ def recurrent(
     if options.get("activation") == "prelu":
         weights["slope"] = draw.source(1)
     initial = {f"{name}_0": draw.source(rows.N, H) for name in states}
+    if rest:
+        initial = {name: Variable(np.zeros((rows.N, H), dtype)) for name in initial}
     final = {f"{name}_T": draw.sink(rows.N, H) for name in states}
     x = Variable(draw.ids(M, D, capacity)) if tokens else draw.source(M, D, capacity=capacity)
     y = draw.sink(M, H, capacity=capacity)
@@ -163,7 +167,7 @@ def recurrent(
     stage = make(
         rows, x, y, tuple(weights.values()), tuple(initial.values()), tuple(final.values()), **options
     )
-    inputs = weights | initial | ({} if tokens else {"x": first(M, x)})
+    inputs = weights | ({} if rest else initial) | ({} if tokens else {"x": first(M, x)})
     return Case(stage, inputs, final | {"y": first(M, y)}, x.value[:M])
 
 

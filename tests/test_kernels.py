@@ -106,8 +106,8 @@ def test_signatures_are_those_of_the_reference(level, member):
 
 # All combinations of what may be asked of a layer; every size of the grid below takes the next one.
 VARIATIONS = [
-    {"reverse": reverse, "biases": biases, "tokens": tokens, "read_steps": read_steps, "columns": columns}
-    for biases, tokens, reverse, read_steps, columns in product((2, 1, 0), *[(False, True)] * 4)
+    dict(zip(("biases", "tokens", "reverse", "read_steps", "columns", "rest"), options, strict=True))
+    for options in product((2, 1, 0), *[(False, True)] * 5)
 ]
 SIZES = (1, 3, 16, 17, 33)
 GRID = list(zip(product((1, 2, 5, 9), (1, 3, 7), SIZES, SIZES), cycle(VARIATIONS), strict=False))
