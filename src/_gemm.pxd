@@ -28,36 +28,50 @@ cdef extern from *:
     #if defined(__GNUC__)
     #define rnn_prefetch(place) __builtin_prefetch(place, 1)
     #define rnn_prefetch_far(place) __builtin_prefetch(place, 0, 2)
-    #define RNN_UNROLL _Pragma("GCC unroll 16")
     #else
     #define rnn_prefetch(place) ((void)(place))
     #define rnn_prefetch_far(place) ((void)(place))
-    #define RNN_UNROLL
     #endif
 
-    /* to[k][q] = w[q][k] for the lanes q of one vector, unrolled against the limit that the tiles need. */
-    #define RNN_TRANSPOSE(name, number)                                                                     \
-    static inline void name(number* to, ptrdiff_t step, const number* w, ptrdiff_t w_row, ptrdiff_t K) {     \
-        for (ptrdiff_t k = 0; k < K; k++)                                                                   \
-            RNN_UNROLL for (ptrdiff_t q = 0; q < (ptrdiff_t)(RNN_BYTES / sizeof(number)); q++)               \
-                to[k * step + q] = w[q * w_row + k];                                                        \
+    /* Blocks of a transposition, to[k][q] = w[q][k], that go through registers of 16 bytes. */
+    #if defined(__GNUC__)
+    enum { RNN_BLOCK_FLOATS = 4, RNN_BLOCK_DOUBLES = 2 };
+    typedef float rnn_floats __attribute__((vector_size(16), aligned(4), may_alias));
+    typedef double rnn_doubles __attribute__((vector_size(16), aligned(8), may_alias));
+    static inline void rnn_block_f(float* to, ptrdiff_t step, const float* w, ptrdiff_t w_row) {
+        rnn_floats a = *(const rnn_floats*)w, b = *(const rnn_floats*)(w + w_row);
+        rnn_floats c = *(const rnn_floats*)(w + 2 * w_row), d = *(const rnn_floats*)(w + 3 * w_row);
+        rnn_floats ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+        *(rnn_floats*)to = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+        *(rnn_floats*)(to + step) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+        ab = __builtin_shufflevector(a, b, 2, 6, 3, 7), cd = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+        *(rnn_floats*)(to + 2 * step) = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+        *(rnn_floats*)(to + 3 * step) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
     }
-    RNN_TRANSPOSE(rnn_transpose_f, float)
-    RNN_TRANSPOSE(rnn_transpose_d, double)
+    static inline void rnn_block_d(double* to, ptrdiff_t step, const double* w, ptrdiff_t w_row) {
+        rnn_doubles a = *(const rnn_doubles*)w, b = *(const rnn_doubles*)(w + w_row);
+        *(rnn_doubles*)to = __builtin_shufflevector(a, b, 0, 2);
+        *(rnn_doubles*)(to + step) = __builtin_shufflevector(a, b, 1, 3);
+    }
+    #else
+    enum { RNN_BLOCK_FLOATS = 1, RNN_BLOCK_DOUBLES = 1 };
+    #define rnn_block_f(to, step, w, w_row) (*(to) = *(w))
+    #define rnn_block_d(to, step, w, w_row) (*(to) = *(w))
+    #endif
     """
     enum:
         ROWS "RNN_ROWS"
         VECTORS "RNN_VECTORS"
         FLOATS "(RNN_BYTES / 4)"
         DOUBLES "(RNN_BYTES / 8)"
+        BLOCK_FLOATS "RNN_BLOCK_FLOATS"
+        BLOCK_DOUBLES "RNN_BLOCK_DOUBLES"
     void copy_bytes "memcpy"(void* to, const void* source, size_t size) noexcept nogil
     void fill_bytes "memset"(void* to, int value, size_t size) noexcept nogil
     void prefetch "rnn_prefetch"(const void* place) noexcept nogil
     void prefetch_far "rnn_prefetch_far"(const void* place) noexcept nogil      # not into the nearest cache
-    void transpose_f "rnn_transpose_f"(
-        float* to, Py_ssize_t step, const float* w, Py_ssize_t w_row, Py_ssize_t K) noexcept nogil
-    void transpose_d "rnn_transpose_d"(
-        double* to, Py_ssize_t step, const double* w, Py_ssize_t w_row, Py_ssize_t K) noexcept nogil
+    void block_f "rnn_block_f"(float* to, Py_ssize_t step, const float* w, Py_ssize_t w_row) noexcept nogil
+    void block_d "rnn_block_d"(double* to, Py_ssize_t step, const double* w, Py_ssize_t w_row) noexcept nogil
 
 
 cdef enum:
@@ -209,16 +223,23 @@ cdef inline Py_ssize_t panel_place(
 cdef inline void transpose(
     Py_ssize_t count, real* to, Py_ssize_t step, const real* w, Py_ssize_t w_row, Py_ssize_t K,
 ) noexcept nogil:
-    """to (K, count) = w.T, for `count` rows of w: those of a vector, or fewer."""
-    cdef Py_ssize_t k, q
-    if count < lanes(to):
-        for k in range(K):
-            for q in range(count):
+    """to (K, count) = w.T, in blocks as far as they fit."""
+    cdef Py_ssize_t size = BLOCK_FLOATS if real is float else BLOCK_DOUBLES
+    cdef Py_ssize_t columns = count // size * size
+    cdef Py_ssize_t i, k, q
+    for i in range(K // size):
+        k = i * size
+        for q in range(columns // size):
+            if real is float:
+                block_f(to + k * step + q * size, step, w + q * size * w_row + k, w_row)
+            else:
+                block_d(to + k * step + q * size, step, w + q * size * w_row + k, w_row)
+        for k in range(k, k + size if columns < count else k):
+            for q in range(columns, count):
                 to[k * step + q] = w[q * w_row + k]
-    elif real is float:
-        transpose_f(to, step, w, w_row, K)
-    else:
-        transpose_d(to, step, w, w_row, K)
+    for k in range(K // size * size, K):
+        for q in range(count):
+            to[k * step + q] = w[q * w_row + k]
 
 
 cdef inline void pack_transposed(

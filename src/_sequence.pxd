@@ -364,20 +364,13 @@ cdef inline void add_biases(const Sequence* s, real* bias, Py_ssize_t first, Py_
 
 cdef inline void fill_table(const Sequence* s, const real* bias, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """What an id's row of gates begins with."""
-    cdef Py_ssize_t width = lanes(<real*>s.table)
-    cdef const real* bias_of
-    cdef real* column
-    cdef Py_ssize_t g, i, u, v, q, count
+    cdef real* table = <real*>s.table
+    cdef Py_ssize_t g, u, v
     for g in range(s.G):
-        for i in range(first // width, pieces(last, width)):     # a vector of columns at a time
-            u = i * width
-            count = min(width, last - u)
-            bias_of = bias + g * s.stride + u
-            column = <real*>s.table + g * s.stride + u
-            transpose(count, column, s.width, <const real*>s.weight_ih + (g * s.H + u) * s.V, s.V, s.V)
-            for v in range(s.V):
-                for q in range(count):
-                    column[v * s.width + q] += bias_of[q]
+        u = g * s.stride + first
+        transpose(last - first, table + u, s.width, <const real*>s.weight_ih + (g * s.H + first) * s.V, s.V, s.V)
+        for v in range(s.V):
+            add(table + v * s.width + u, bias + u, last - first)
 
 
 cdef inline void input_product(
@@ -565,8 +558,9 @@ cdef inline void token_gradient(const Sequence* s, const real* dz, Py_ssize_t pa
     cdef Py_ssize_t high = share(s.width, part + 1, parts)
     cdef Py_ssize_t width = lanes(<real*>s.d_table)
     cdef real* table = <real*>s.d_table
+    cdef real* columns = scratch_of(s, part, table)
     cdef real* dw
-    cdef Py_ssize_t m, v, i, j, u, q
+    cdef Py_ssize_t m, v, i, j, u, p, q, count
     for v in range(s.V):
         fill_bytes(table + v * s.width + low, 0, (high - low) * sizeof(real))
     for m in range(s.rows.offsets[s.rows.T]):
@@ -575,9 +569,12 @@ cdef inline void token_gradient(const Sequence* s, const real* dz, Py_ssize_t pa
         j = i * width
         u = j % s.stride
         dw = <real*>s.d_weight_ih + (j // s.stride * s.H + u) * s.V
-        for v in range(s.V):
+        for p in range(pieces(s.V, CHUNK)):
+            v = p * CHUNK
+            count = min(<Py_ssize_t>CHUNK, s.V - v)
+            transpose(count, columns, CHUNK, table + v * s.width + j, s.width, width)
             for q in range(min(width, s.H - u)):
-                dw[q * s.V + v] += table[v * s.width + j + q]
+                add(dw + q * s.V + v, columns + q * CHUNK, count)
 
 
 cdef inline void input_weight_gradients(
