@@ -34,7 +34,19 @@ cdef extern from *:
         memcpy(&power, &bits, sizeof power);
         return power;
     }
+
+    /* Of -x for a sigmoid; where tanh is 1. To take the lesser of two numbers is one instruction, but with a
+       number that is known beforehand, the compiler makes two of it: so these are variables that nobody changes. */
+    enum { RNN_LOW, RNN_HIGH, RNN_ONE };
+    float rnn_bounds_f[] = {-87, 89, 10};
+    double rnn_bounds_d[] = {-708, 710, 20};
     """
+    enum:
+        LOW "RNN_LOW"
+        HIGH "RNN_HIGH"
+        ONE "RNN_ONE"
+    const float* bounds_f "rnn_bounds_f"
+    const double* bounds_d "rnn_bounds_d"
     float power_of_two_f "rnn_pow2f"(float shifted) noexcept nogil
     double power_of_two_d "rnn_pow2"(double shifted) noexcept nogil
 
@@ -45,6 +57,13 @@ cdef extern from "<math.h>" nogil:
     double copysign(double magnitude, double sign) noexcept
     float sqrtf(float x) noexcept
     double c_sqrt "sqrt"(double x) noexcept
+
+
+cdef inline real bound(int which, real kind) noexcept nogil:
+    if real is float:
+        return bounds_f[which]
+    else:
+        return bounds_d[which]
 
 
 cdef inline real square_root(real x) noexcept nogil:
@@ -143,8 +162,8 @@ cdef inline real exponential(real x) noexcept nogil:
 
 cdef inline real sigmoid(real x) noexcept nogil:
     """1 / (1 + e**-x), where e**-x may well be rounded off to infinity: the result is then too small to be normal."""
-    cdef real low = <real>-87.0 if real is float else <real>-708.0
-    cdef real high = <real>89.0 if real is float else <real>710.0
+    cdef real low = bound(LOW, x)
+    cdef real high = bound(HIGH, x)
     cdef real y = -x
     cdef real shifted
     y = low if y < low else y          # NaN fails both comparisons and passes on
@@ -163,10 +182,10 @@ cdef inline void sigmoids(Py_ssize_t size, real* restrict x) noexcept nogil:
 
 cdef inline real hyperbolic_tangent(real x) noexcept nogil:
     """tanh(x) = E / (E + 2), E = expm1(2|x|): no cancellation anywhere."""
-    cdef real bound = <real>10.0 if real is float else <real>20.0     # tanh is 1 from here on
+    cdef real one = bound(ONE, x)
     cdef real size = absolute(x)
     cdef real shifted, power, e
-    size = bound if size > bound else size
+    size = one if size > one else size
     size = size + size
     shifted = shifted_log2(size)
     power = power_of_two(shifted)
