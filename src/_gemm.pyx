@@ -22,9 +22,15 @@ cdef inline void multiply_add(
     const Term* terms, Py_ssize_t count, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
     real* c, Py_ssize_t c_row, real* sums,
 ) noexcept nogil:
-    """A tile of c, where all pointers point at it; a[i, k] lies at a[i * a_row + k * a_k]."""
-    cdef Py_ssize_t i, j, k, p, t, K, a_row
+    """A tile of c, where all pointers point at it; a[i, k] lies at a[i * a_row + k * a_k].
+
+    The loop over k ends at its bottom (K is never 0): otherwise the compiler keeps a flag for each vector of sums
+    that tells whether it has to be stored.
+    """
+    cdef Py_ssize_t t = 0
+    cdef Py_ssize_t i, j, p, K, a_row
     cdef const real* restrict a
+    cdef const real* end
     cdef const real* restrict b
     cdef const real* from_
     for i in range(rows):
@@ -32,15 +38,21 @@ cdef inline void multiply_add(
         for p in range(panels):
             for j in range(width):
                 sums[(i * panels + p) * width + j] = from_[p * width + j]
-    for t in range(count):
+    while t < count:
         K, a_row = terms[t].K, terms[t].a_row
         a = <const real*>terms[t].a
         b = <const real*>terms[t].panels
-        for k in range(K):
+        end = a + K * a_k
+        while True:
             for i in range(rows):
                 for p in range(panels):
                     for j in range(width):
-                        sums[(i * panels + p) * width + j] += a[i * a_row + k * a_k] * b[(p * K + k) * width + j]
+                        sums[(i * panels + p) * width + j] += a[i * a_row] * b[p * K * width + j]
+            a += a_k
+            b += width
+            if a >= end:
+                break
+        t += 1
     for i in range(rows):
         for p in range(panels):
             for j in range(width):
