@@ -12,6 +12,9 @@ from _plan cimport Rule as CRule, address, buffer, rule_capsule
 
 from rnncore._stage import Rule
 
+cdef enum:
+    CHAINS = 2 * FLOATS          # four vectors of doubles
+
 cdef struct Update:
     CRule rule
     bint single
@@ -134,18 +137,18 @@ cdef inline void adam(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) noex
 
 
 cdef inline double squares(Py_ssize_t size, const real* restrict grad) noexcept nogil:
-    """Sums in as many chains as a vector has lanes, added up in order: fast, and always the same."""
-    cdef double lanes[FLOATS]
+    """Sums in as many chains as keep the multiply-adds busy, added up in order: fast, and always the same."""
+    cdef double chains[CHAINS]
     cdef double total = 0
     cdef Py_ssize_t i, j
-    for j in range(FLOATS):
-        lanes[j] = 0
-    for i in range(size // FLOATS):
-        for j in range(FLOATS):
-            lanes[j] += <double>grad[i * FLOATS + j] * <double>grad[i * FLOATS + j]
-    for j in range(FLOATS):
-        total += lanes[j]
-    for j in range(size // FLOATS * FLOATS, size):
+    for j in range(CHAINS):
+        chains[j] = 0
+    for i in range(size // CHAINS):
+        for j in range(CHAINS):
+            chains[j] += <double>grad[i * CHAINS + j] * <double>grad[i * CHAINS + j]
+    for j in range(CHAINS):
+        total += chains[j]
+    for j in range(size // CHAINS * CHAINS, size):
         total += <double>grad[j] * <double>grad[j]
     return total
 
