@@ -18,11 +18,11 @@ cdef enum:
 # kept in memory.
 
 cdef inline void multiply_add(
-    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t width, const Py_ssize_t a_k,
+    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t width, const Py_ssize_t a_k, Py_ssize_t b_k,
     const Term* terms, Py_ssize_t count, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
     real* c, Py_ssize_t c_row, real* sums,
 ) noexcept nogil:
-    """A tile of c, where all pointers point at it; a[i, k] lies at a[i * a_row + k * a_k].
+    """A tile of c, where all pointers point at it; a[i, k] lies at a[i * a_row + k * a_k], b[k] at b[k * b_k].
 
     The loop over k ends at its bottom (K is never 0): otherwise the compiler keeps a flag for each vector of sums
     that tells whether it has to be stored.
@@ -49,7 +49,7 @@ cdef inline void multiply_add(
                     for j in range(width):
                         sums[(i * panels + p) * width + j] += a[i * a_row] * b[p * K * width + j]
             a += a_k
-            b += width
+            b += b_k
             if a >= end:
                 break
         t += 1
@@ -60,11 +60,11 @@ cdef inline void multiply_add(
 
 
 cdef inline void tile(
-    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, const Py_ssize_t a_k,
+    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, const Py_ssize_t a_k, Py_ssize_t b_k,
     const Term* terms, Py_ssize_t count, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
     real* c, Py_ssize_t c_row,
 ) noexcept nogil:
-    """multiply_add with sums of the right size; the panels follow each other in memory."""
+    """multiply_add with sums of the right size. Panels are packed, and follow each other, where b_k is 0."""
     cdef float f1[FLOATS]
     cdef float f2[2 * FLOATS]
     cdef float f3[3 * FLOATS]
@@ -85,62 +85,63 @@ cdef inline void tile(
     cdef double d16[16 * DOUBLES]
     cdef Py_ssize_t size = rows * panels * vectors
     cdef Py_ssize_t width = vectors * lanes(c)
+    cdef Py_ssize_t b_step = b_k if b_k > 0 else width
     if real is float:
         if size == 1:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f1)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f1)
         elif size == 2:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f2)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f2)
         elif size == 3:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f3)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f3)
         elif size == 4:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f4)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f4)
         elif size == 6:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f6)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f6)
         elif size == 8:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f8)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f8)
         elif size == 9:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f9)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f9)
         elif size == 12:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f12)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f12)
         else:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, f16)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f16)
     else:
         if size == 1:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d1)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d1)
         elif size == 2:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d2)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d2)
         elif size == 3:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d3)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d3)
         elif size == 4:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d4)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d4)
         elif size == 6:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d6)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d6)
         elif size == 8:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d8)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d8)
         elif size == 9:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d9)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d9)
         elif size == 12:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d12)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d12)
         else:
-            multiply_add(rows, panels, width, a_k, terms, count, start, start_row, ids, c, c_row, d16)
+            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d16)
 
 
 cdef inline void tile_of(
-    const Py_ssize_t rows, Py_ssize_t vectors, const Py_ssize_t a_k,
+    const Py_ssize_t rows, Py_ssize_t vectors, const Py_ssize_t a_k, Py_ssize_t b_k,
     const Term* terms, Py_ssize_t count, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
     real* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """One panel of any number of vectors."""
     if vectors == VECTORS:
-        tile(rows, 1, VECTORS, a_k, terms, count, start, start_row, ids, c, c_row)
+        tile(rows, 1, VECTORS, a_k, b_k, terms, count, start, start_row, ids, c, c_row)
     elif vectors == 1:
-        tile(rows, 1, 1, a_k, terms, count, start, start_row, ids, c, c_row)
+        tile(rows, 1, 1, a_k, b_k, terms, count, start, start_row, ids, c, c_row)
     else:
-        tile(rows, 1, 2, a_k, terms, count, start, start_row, ids, c, c_row)
+        tile(rows, 1, 2, a_k, b_k, terms, count, start, start_row, ids, c, c_row)
 
 
 cdef inline void edge(
-    const Py_ssize_t rows, Py_ssize_t valid_rows, Py_ssize_t columns, const Py_ssize_t a_k,
+    const Py_ssize_t rows, Py_ssize_t valid_rows, Py_ssize_t columns, const Py_ssize_t a_k, Py_ssize_t b_k,
     const Term* terms, Py_ssize_t count, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
     real* c, Py_ssize_t c_row,
 ) noexcept nogil:
@@ -151,14 +152,14 @@ cdef inline void edge(
     cdef Py_ssize_t r, q
     cdef const real* from_
     if columns == width and valid_rows == rows:
-        tile_of(rows, vectors, a_k, terms, count, start, start_row, ids, c, c_row)
+        tile_of(rows, vectors, a_k, b_k, terms, count, start, start_row, ids, c, c_row)
         return
     fill_bytes(buffer, 0, rows * width * sizeof(real))
     for r in range(valid_rows):
         from_ = start + (r if ids is NULL else ids[r]) * start_row
         for q in range(columns):
             buffer[r * width + q] = from_[q]
-    tile_of(rows, vectors, a_k, terms, count, buffer, width, NULL, buffer, width)
+    tile_of(rows, vectors, a_k, b_k, terms, count, buffer, width, NULL, buffer, width)
     for r in range(valid_rows):
         for q in range(columns):
             c[r * c_row + q] = buffer[r * width + q]
@@ -198,9 +199,9 @@ cdef inline void some_panels(
     """The tile of panels side by side that begin at column j, of which `columns` columns exist."""
     cdef Place at = place_at(row.terms, row.count, <const real*>row.start, row.start_row, row.ids, 0, j)
     if panels == 1:
-        edge(rows, rows, columns, 1, at.terms, at.count, <const real*>at.start, at.start_row, at.ids, c + j, c_row)
+        edge(rows, rows, columns, 1, 0, at.terms, at.count, <const real*>at.start, at.start_row, at.ids, c + j, c_row)
     else:
-        tile(rows, panels, vectors, 1, at.terms, at.count, <const real*>at.start, at.start_row, at.ids, c + j, c_row)
+        tile(rows, panels, vectors, 1, 0, at.terms, at.count, <const real*>at.start, at.start_row, at.ids, c + j, c_row)
 
 
 cdef inline void few_rows(
@@ -254,7 +255,7 @@ cdef inline void panel_of_rows(
             ahead += 64
         at = place_at(first.terms, first.count, <const real*>first.start, first.start_row, first.ids, i, 0)
         prefetch_tile(c + (i + ROWS) * c_row, c_row)
-        edge(ROWS, ROWS, columns, 1, at.terms, at.count, <const real*>at.start, at.start_row, at.ids,
+        edge(ROWS, ROWS, columns, 1, 0, at.terms, at.count, <const real*>at.start, at.start_row, at.ids,
              c + i * c_row, c_row)
 
 
@@ -326,23 +327,28 @@ cdef void multiply_outer(
     cdef Py_ssize_t tiles = pieces(size, ROWS)
     cdef Py_ssize_t low = tiles * part // parts * ROWS
     cdef Py_ssize_t high = min(tiles * (part + 1) // parts * ROWS, size)
+    # What a single strip multiplies is not worth packing, but for vectors that would end behind a row. It comes from
+    # far apart, so fewer rows of it stay in the nearest cache.
+    cdef bint in_place = groups * size <= STRIP and N % lanes(c) == 0 and b_rows is NULL
+    cdef Py_ssize_t deep = DEPTH // 2 if in_place else DEPTH
     cdef Py_ssize_t p, j, columns, q, k, depth, g, r, i, rows
     cdef const real* columns_of_a
     for p in range(pieces(N, COLUMNS)):
         j = p * COLUMNS
         columns = min(<Py_ssize_t>COLUMNS, N - j)
-        for q in range(pieces(K, DEPTH)):
-            k = q * DEPTH
-            depth = min(<Py_ssize_t>DEPTH, K - k)
-            pack_rows(panels, depth, columns, b + j, b_row, b_rows, k)
+        for q in range(pieces(K, deep)):
+            k = q * deep
+            depth = min(deep, K - k)
+            if not in_place:
+                pack_rows(panels, depth, columns, b + j, b_row, b_rows, k)
             for g in range(groups):
                 for r in range(pieces(high - low, STRIP)):
                     i = low + r * STRIP
                     rows = min(<Py_ssize_t>STRIP, high - i)
                     columns_of_a = a + k * a_row + g * stride + i
                     pack_strip(strip, depth, rows, columns_of_a, a_row)
-                    outer_tiles(depth, columns, rows, strip, panels, c + (g * size + i) * N + j, N,
-                                columns_of_a + STRIP, a_row)
+                    outer_tiles(depth, columns, rows, strip, b + k * b_row + j if in_place else panels,
+                                b_row if in_place else 0, c + (g * size + i) * N + j, N, columns_of_a + STRIP, a_row)
 
 
 cdef void pack_rows(
@@ -381,10 +387,13 @@ cdef inline void pack_strip(
 
 
 cdef void outer_tiles(
-    Py_ssize_t K, Py_ssize_t N, Py_ssize_t rows, const real* strip, const real* panels, real* c, Py_ssize_t c_row,
-    const real* ahead, Py_ssize_t a_row,
+    Py_ssize_t K, Py_ssize_t N, Py_ssize_t rows, const real* strip, const real* panels, Py_ssize_t b_k,
+    real* c, Py_ssize_t c_row, const real* ahead, Py_ssize_t a_row,
 ) noexcept nogil:
-    """c (rows, N) += strip.T @ panels; meanwhile the next strip, K rows at `ahead`, comes into the cache."""
+    """c (rows, N) += strip.T @ panels; meanwhile the next strip, K rows at `ahead`, comes into the cache.
+
+    Where b_k is not 0, the rows of `panels` lie so far apart, and whole.
+    """
     cdef Py_ssize_t some = pieces(K, panel_count(N, c) * pieces(rows, ROWS))
     cdef Py_ssize_t k = 0
     cdef Py_ssize_t p, q, i, j, columns, end
@@ -393,7 +402,7 @@ cdef void outer_tiles(
     term.K, term.a_row = K, 1
     for p in range(panel_count(N, c)):
         j = panel_begin(p, N, c)
-        term.panels = panels + j * K
+        term.panels = panels + (j if b_k > 0 else j * K)
         columns = min(panel_begin(p + 1, N, c), N) - j
         for q in range(pieces(rows, ROWS)):
             i = q * ROWS
@@ -404,7 +413,13 @@ cdef void outer_tiles(
                 prefetch(ahead + k * a_row)
                 k += 1
             term.a = strip + i * K
-            edge(ROWS, min(<Py_ssize_t>ROWS, rows - i), columns, ROWS, &term, 1, place, c_row, NULL, place, c_row)
+            if rows - i == 1:
+                edge(1, 1, columns, ROWS, b_k, &term, 1, place, c_row, NULL, place, c_row)
+            elif rows - i == 2:
+                edge(2, 2, columns, ROWS, b_k, &term, 1, place, c_row, NULL, place, c_row)
+            else:
+                edge(ROWS, min(<Py_ssize_t>ROWS, rows - i), columns, ROWS, b_k, &term, 1, place, c_row, NULL,
+                     place, c_row)
 
 
 cdef Gemm table

@@ -11,8 +11,8 @@ through it.
 """
 
 from _gemm cimport (
-    BAND, ROWS, Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack, pack_transposed,
-    padded, panels_size, pieces, product, scratch_size, transpose,
+    BAND, ROWS, STRIP, Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
+    pack_transposed, padded, panels_size, pieces, product, scratch_size, transpose,
 )
 from _math cimport real
 from _plan cimport (
@@ -21,7 +21,7 @@ from _plan cimport (
 
 cdef enum:
     CHUNK = 64                   # rows of an input product that is ahead of the steps
-    NARROW = 4                   # columns of x at most whose weight gradients are sums of rows rather than a product
+    NARROW = STRIP               # columns of x at most that multiply dz, rather than dz them
 
 cdef struct State:               # h, and c for an LSTM; each (N, H)
     const void* initial
@@ -85,6 +85,7 @@ cdef struct Sequence:
     void* table                  # (V, width)  bias + weight_ih.T, a row for each token
     void* d_table
     void* input_back_panels      # (width, D)     dz -> dx
+    void* d_inputs               # (D, width) weight_ih's gradient for an x of few columns
     void* scratch                # blocks of the weight gradients, one for each thread
     Py_ssize_t scratch_size
 
@@ -167,10 +168,12 @@ cdef inline int allocate(list keep, Sequence* s) except -1:
     if not s.training:
         return 0
     numbers(keep, s, N * s.stride, &s.dh)
+    if s.dx is not NULL:
+        panels(keep, s, s.width, s.D, &s.input_back_panels)
     if s.tokens:
         numbers(keep, s, s.V * s.width, &s.d_table)
-    elif s.dx is not NULL:
-        panels(keep, s, s.width, s.D, &s.input_back_panels)
+    elif s.D <= NARROW:
+        numbers(keep, s, s.D * s.width, &s.d_inputs)
     s.scratch_size = (
         scratch_size(max(s.D, s.H), <float*>NULL) if s.single else scratch_size(max(s.D, s.H), <double*>NULL))
     from rnncore._stage import get_num_threads
@@ -497,41 +500,35 @@ cdef inline real* scratch_of(const Sequence* s, Py_ssize_t part, real* kind) noe
     return <real*>s.scratch + part * s.scratch_size
 
 
-cdef inline void add_times(
-    real factor, real* restrict to, const real* restrict values, Py_ssize_t size,
-) noexcept nogil:
-    cdef Py_ssize_t j
-    for j in range(size):
-        to[j] += factor * values[j]
-
-
 cdef inline real* sums_of_rows(
     const Sequence* s, const real* dz, Py_ssize_t rows, Py_ssize_t dz_row, Py_ssize_t G,
-    const real* factors, Py_ssize_t factor_row, Py_ssize_t part, Py_ssize_t parts,
+    Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    """The sums of G gates over some rows, in their order, each row times its factor; a part of the columns."""
+    """The sums of G gates over some rows, in their order; a part of the columns."""
     cdef real* sums = scratch_of(s, part, <real*>NULL)
     cdef Py_ssize_t low = share(G * s.stride, part, parts)
     cdef Py_ssize_t size = share(G * s.stride, part + 1, parts) - low
     cdef Py_ssize_t m
     fill_bytes(sums + low, 0, size * sizeof(real))
     for m in range(rows):
-        if factors is NULL:
-            add(sums + low, dz + m * dz_row + low, size)
-        else:
-            add_times(factors[m * factor_row], sums + low, dz + m * dz_row + low, size)
+        add(sums + low, dz + m * dz_row + low, size)
     return sums
 
 
 cdef inline void narrow_gradient(const Sequence* s, const real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """d_weight_ih += dz.T @ x for an x of few columns."""
-    cdef real* sums
-    cdef Py_ssize_t d, j
-    for d in range(s.D):
-        sums = sums_of_rows(s, dz, s.rows.offsets[s.rows.T], s.width, s.G, <const real*>s.x + d, s.x_row, part, parts)
-        for j in range(share(s.width, part, parts), share(s.width, part + 1, parts)):
-            if j % s.stride < s.H:
-                (<real*>s.d_weight_ih)[(j // s.stride * s.H + j % s.stride) * s.D + d] += sums[j]
+    """d_weight_ih += (x.T @ dz).T for an x of few columns: dz, as long as the batch, is read where it lies."""
+    cdef Py_ssize_t low = share(s.width, part, parts)
+    cdef Py_ssize_t size = share(s.width, part + 1, parts) - low
+    cdef real* sums = <real*>s.d_inputs + low * s.D          # (D, size)
+    cdef Py_ssize_t d, j, g, u
+    fill_bytes(sums, 0, s.D * size * sizeof(real))
+    outer_product(s.gemm, s.rows.offsets[s.rows.T], 1, s.D, s.D, size, <const real*>s.x, s.x_row, dz + low, s.width,
+                  NULL, sums, scratch_of(s, part, sums), 0, 1)
+    for j in range(size):
+        g, u = (low + j) // s.stride, (low + j) % s.stride
+        if u < s.H:
+            for d in range(s.D):
+                (<real*>s.d_weight_ih)[(g * s.H + u) * s.D + d] += sums[d * size + j]
 
 
 cdef inline void bias_gradient(
@@ -543,7 +540,7 @@ cdef inline void bias_gradient(
     cdef Py_ssize_t j, g, u
     if db is NULL:
         return
-    sums = sums_of_rows(s, dz, rows, dz_row, G, NULL, 0, part, parts)
+    sums = sums_of_rows(s, dz, rows, dz_row, G, part, parts)
     for j in range(share(G * s.stride, part, parts), share(G * s.stride, part + 1, parts)):
         g, u = j // s.stride, j % s.stride
         if u < s.H:
