@@ -4,7 +4,7 @@ from cpython.pycapsule cimport PyCapsule_New
 
 from _gemm cimport (
     BAND, COLUMNS, DEPTH, DOUBLES, FLOATS, ROWS, STRIP, VECTORS, Gemm, Term, copy_columns, fill_bytes, lanes, padded,
-    panel_begin, panel_count, panel_place, panel_width, pieces, prefetch, prefetch_far, two_and_two,
+    panel_begin, panel_count, panel_width, pieces, prefetch, prefetch_far, two_and_two,
 )
 from _math cimport real
 
@@ -355,22 +355,23 @@ cdef void pack_rows(
     real* panels, Py_ssize_t K, Py_ssize_t N, const real* b, Py_ssize_t b_row, const Py_ssize_t* b_rows, Py_ssize_t k0,
 ) noexcept nogil:
     """Panels (K, N) of rows k0 .. k0 + K of b."""
-    cdef Py_ssize_t k, p, j, step, columns
+    cdef Py_ssize_t k, p, begin, end, columns
     cdef const real* source
     cdef real* place
     for k in range(K):
         source = b + (b_rows[k0 + k] if b_rows is not NULL else k0 + k) * b_row
+        end = 0
         for p in range(panel_count(N, panels)):
-            j = panel_begin(p, N, panels)
-            columns = min(panel_begin(p + 1, N, panels), N) - j
-            place = panels + panel_place(j, K, N, &step, panels) + k * step
-            copy_columns(place, source + j, columns)
-            if columns < step:
-                fill_bytes(place + columns, 0, (step - columns) * sizeof(real))
+            begin, end = end, panel_begin(p + 1, N, panels)
+            columns = min(end, N) - begin
+            place = panels + begin * K + k * (end - begin)
+            copy_columns(place, source + begin, columns)
+            if columns < end - begin:
+                fill_bytes(place + columns, 0, (end - begin - columns) * sizeof(real))
 
 
 cdef inline void pack_strip(
-    real* strip, Py_ssize_t K, Py_ssize_t columns, const real* a, Py_ssize_t a_row,
+    real* restrict strip, Py_ssize_t K, Py_ssize_t columns, const real* restrict a, Py_ssize_t a_row,
 ) noexcept nogil:
     """Some neighbouring columns of a in tiles of ROWS, each k after k; missing ones are zero."""
     cdef Py_ssize_t k, i, q

@@ -41,7 +41,9 @@ cdef struct Sequence:
     const Gemm* gemm
     Rows rows
     Py_ssize_t D, H, G, V
-    Py_ssize_t stride, width     # numbers from gate to gate; from row to row of gates, G * stride
+    Py_ssize_t stride            # numbers from gate to gate
+    Py_ssize_t columns           # of all gates, G * stride
+    Py_ssize_t width             # from row to row of gates, which begin an odd number of cache lines apart
     Group groups[2]
     Py_ssize_t group_count
     bint single, reverse, training, tokens
@@ -80,12 +82,12 @@ cdef struct Sequence:
     void* dc                     # (N, stride)  through c; through a GRU's r * h
     double* slope_terms          # (M,)  each row's share of the gradient of PReLU's slope
     Py_ssize_t* previous         # (M,)  the row of h that a packed row goes on from
-    void* bias                   # (width,)  bias_ih + bias_hh; for a GRU's n with reset_after bias_ih alone
+    void* bias                   # (columns,)  bias_ih + bias_hh; for a GRU's n with reset_after bias_ih alone
     void* bias_n                 # (stride,)  and there bias_hh
     void* table                  # (V, width)  bias + weight_ih.T, a row for each token
     void* d_table
     void* input_back_panels      # (width, D)     dz -> dx
-    void* d_inputs               # (D, width) weight_ih's gradient for an x of few columns
+    void* d_inputs               # (D, columns)  weight_ih's gradient for an x of few columns
     void* scratch                # blocks of the weight gradients, one for each thread
     Py_ssize_t scratch_size
 
@@ -114,7 +116,8 @@ cdef inline Sequence* bind(
     s.training = weight_ih.grad is not None
     s.tokens = x.value.dtype.kind == "i"
     s.stride = padded(s.H, <float*>NULL) if s.single else padded(s.H, <double*>NULL)
-    s.width = G * s.stride
+    s.columns = G * s.stride
+    s.width = odd_lines(s.columns, s.single)
     s.group_count = 1 + (joint < G)
     set_group(s, &s.groups[0], 0, joint)
     set_group(s, &s.groups[1], joint, G - joint)
@@ -141,6 +144,12 @@ cdef inline Sequence* bind(
     return s
 
 
+cdef inline Py_ssize_t odd_lines(Py_ssize_t columns, bint single) noexcept nogil:
+    """Room for so many numbers in an odd number of cache lines: rows one after another then use all sets of a cache."""
+    cdef Py_ssize_t in_line = 16 if single else 8
+    return (pieces(columns, in_line) | 1) * in_line
+
+
 cdef inline void set_group(const Sequence* s, Group* group, Py_ssize_t gate, Py_ssize_t count) noexcept nogil:
     group.gate, group.count = gate, count
     group.begin, group.columns = gate * s.stride, count * s.stride
@@ -155,7 +164,7 @@ cdef inline int allocate(list keep, Sequence* s) except -1:
     numbers(keep, s, (M if s.training else s.chunk * N) * s.width, &s.gates)
     numbers(keep, s, state_rows(s) * s.stride, &s.h)
     buffer(keep, M * sizeof(Py_ssize_t), <void**>&s.previous)
-    numbers(keep, s, s.width, &s.bias)
+    numbers(keep, s, s.columns, &s.bias)
     for i in range(s.group_count):
         group = &s.groups[i]
         panels(keep, s, s.H, group.columns, &group.hidden_panels)
@@ -169,11 +178,11 @@ cdef inline int allocate(list keep, Sequence* s) except -1:
         return 0
     numbers(keep, s, N * s.stride, &s.dh)
     if s.dx is not NULL:
-        panels(keep, s, s.width, s.D, &s.input_back_panels)
+        panels(keep, s, s.columns, s.D, &s.input_back_panels)
     if s.tokens:
         numbers(keep, s, s.V * s.width, &s.d_table)
     elif s.D <= NARROW:
-        numbers(keep, s, s.D * s.width, &s.d_inputs)
+        numbers(keep, s, s.D * s.columns, &s.d_inputs)
     s.scratch_size = (
         scratch_size(max(s.D, s.H), <float*>NULL) if s.single else scratch_size(max(s.D, s.H), <double*>NULL))
     from rnncore._stage import get_num_threads
@@ -471,7 +480,7 @@ cdef inline void hidden_gradient(
 
 cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t begin, Py_ssize_t count) noexcept nogil:
     """dx += dz @ weight_ih for some packed rows."""
-    add_product(s.gemm, count, s.D, s.width, dz + begin * s.width, s.width, <const real*>s.input_back_panels,
+    add_product(s.gemm, count, s.D, s.columns, dz + begin * s.width, s.width, <const real*>s.input_back_panels,
                 <real*>s.dx + begin * s.dx_row, s.dx_row)
 
 
@@ -517,8 +526,8 @@ cdef inline real* sums_of_rows(
 
 cdef inline void narrow_gradient(const Sequence* s, const real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     """d_weight_ih += (x.T @ dz).T for an x of few columns: dz, as long as the batch, is read where it lies."""
-    cdef Py_ssize_t low = share(s.width, part, parts)
-    cdef Py_ssize_t size = share(s.width, part + 1, parts) - low
+    cdef Py_ssize_t low = share(s.columns, part, parts)
+    cdef Py_ssize_t size = share(s.columns, part + 1, parts) - low
     cdef real* sums = <real*>s.d_inputs + low * s.D          # (D, size)
     cdef Py_ssize_t d, j, g, u
     fill_bytes(sums, 0, s.D * size * sizeof(real))
@@ -551,8 +560,8 @@ cdef inline void bias_gradient(
 
 cdef inline void token_gradient(const Sequence* s, const real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     """Rows of dz added up by token, then d_weight_ih += that, transposed."""
-    cdef Py_ssize_t low = share(s.width, part, parts)
-    cdef Py_ssize_t high = share(s.width, part + 1, parts)
+    cdef Py_ssize_t low = share(s.columns, part, parts)
+    cdef Py_ssize_t high = share(s.columns, part + 1, parts)
     cdef Py_ssize_t width = lanes(<real*>s.d_table)
     cdef real* table = <real*>s.d_table
     cdef real* columns = scratch_of(s, part, table)
