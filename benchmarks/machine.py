@@ -57,11 +57,38 @@ def product_rate(seconds: float) -> float:
     return best
 
 
-def peak_rate(level: str, seconds: float) -> float | None:
-    """Return the rate of float32 multiply-adds in registers at a level, in operations a second.
+class Peak:
+    """Float32 multiply-adds in registers at a level, by a loop compiled on the spot: what no program exceeds.
 
-    It is measured by a loop compiled on the spot; None without a C compiler.
+    Attributes
+    ----------
+    operations : float
+        Of a run.
     """
+
+    def __init__(self, library: Path) -> None:
+        self._multiply_add = ctypes.CDLL(str(library)).multiply_add
+        self._multiply_add.restype = ctypes.c_double
+        self._multiply_add.argtypes = [ctypes.c_long, ctypes.POINTER(ctypes.c_float)]
+        self._data = (ctypes.c_float * 3)(0.5, 1.0)
+        self.operations = self.run()
+
+    def run(self) -> float:
+        """Do some, and return how many operations they are."""
+        return self._multiply_add(200_000, self._data)
+
+    def rate(self, seconds: float) -> float:
+        """Return the best rate, in operations a second."""
+        best = 0.0
+        end = time.perf_counter() + seconds
+        while (start := time.perf_counter()) < end:
+            self.run()
+            best = max(best, self.operations / (time.perf_counter() - start))
+        return best
+
+
+def peak(level: str) -> Peak | None:
+    """Return the loop of a level; None without a C compiler."""
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if compiler is None or level not in LEVELS:
         return None
@@ -72,12 +99,4 @@ def peak_rate(level: str, seconds: float) -> float | None:
         flags = ["-O2", "-shared", "-fPIC", "-ffp-contract=fast", f"-DBYTES={width}", *options]
         if subprocess.run([compiler, *flags, str(source), "-o", str(library)], check=False).returncode:
             return None
-        run = ctypes.CDLL(str(library)).multiply_add
-    run.restype, run.argtypes = ctypes.c_double, [ctypes.c_long, ctypes.POINTER(ctypes.c_float)]
-    data = (ctypes.c_float * 3)(0.5, 1.0)
-    best = 0.0
-    end = time.perf_counter() + seconds
-    while (start := time.perf_counter()) < end:
-        operations = run(200_000, data)
-        best = max(best, operations / (time.perf_counter() - start))
-    return best
+        return Peak(library)

@@ -60,11 +60,14 @@ class Result:
         Those that ran.
     times : ndarray, (rounds, entries)
         Seconds.
+    peaks : ndarray, (rounds,), optional
+        Rate of multiply-adds in registers beside them, operations a second on one thread.
     """
 
     line: Line
     entries: Sequence[Entry]
     times: np.ndarray
+    peaks: np.ndarray | None = None
 
     def seconds(self, i: int) -> Quartiles:
         """Return the quartiles of a contender's time."""
@@ -75,19 +78,25 @@ class Result:
         return quartiles(self.times[:, i] / self.times[:, 0])
 
     @property
+    def operations(self) -> float:
+        """Model arithmetic of a run; training counts as 3 passes."""
+        return (3 if self.line.kind == "training" else 1) * self.line.work.arithmetic
+
+    @property
     def rate(self) -> float:
-        """Model arithmetic of the first contender, operations a second; training counts as 3 passes."""
-        passes = 3 if self.line.kind == "training" else 1
-        return passes * self.line.work.arithmetic / self.seconds(0).median
+        """Of the first contender, operations a second."""
+        return self.operations / self.seconds(0).median
 
     def shares(self, limits: Limits) -> dict[str, float]:
         """Return the first contender's rate as a share of the machine's limits, on as many threads."""
         if self.line.work.dtype != "float32":
             return {}
-        rate = self.rate / self.entries[0].threads
-        peak = limits.peaks.get(self.line.level or limits.level)
-        shares = {"peak": rate / peak} if peak else {}
-        return shares | {"product": rate / limits.product}
+        threads = self.entries[0].threads
+        shares = {"product": self.rate / threads / limits.product}
+        if self.peaks is not None:
+            of_peak = self.operations / self.times[:, 0] / self.peaks
+            shares["peak"] = quartiles(of_peak).median / threads
+        return shares
 
     def describe(self, limits: Limits) -> str:
         """Return the line in full."""

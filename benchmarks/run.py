@@ -59,19 +59,23 @@ def main() -> None:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > BUSY:
         print(f"this machine is busy (load {load:.1f}): the figures mean little")
-    limits = measure_limits(0.2 if options.quick else 1.0)
+    loops = {level: machine.peak(level) for level in kernels.available()}
+    peaks = {level: loop for level, loop in loops.items() if loop}
+    limits = measure_limits(peaks, 0.2 if options.quick else 1.0)
     print(limits.describe(), flush=True)
     budget = (0.3, 3, 5) if options.quick else (6.0, 7, 40)
     results = []
     for line in _chosen(cases.lines(), options.only):
-        for result in run_line(line, peers, budget):
+        for result in run_line(line, peers, peaks, budget):
             print(result.describe(limits), flush=True)
             results.append(result)
     curves = {}
     if options.picture:
         budget = (0.2, 3, 3) if options.quick else (1.5, 5, 20)
         for curve in cases.CURVES:
-            curves[curve] = [result for line in curve.lines() for result in run_line(line, peers, budget)]
+            curves[curve] = [
+                result for line in curve.lines() for result in run_line(line, peers, peaks, budget)
+            ]
             print(f"cost over {curve.size}: measured", flush=True)
         report.draw(options.picture, curves, limits)
     print(f"\n{report.markdown(results, limits)}\nmeasured in {time.perf_counter() - start:.0f} s")
@@ -102,23 +106,27 @@ def _chosen(lines: Iterable[cases.Line], names: list[str] | None) -> list[cases.
     return chosen
 
 
-def measure_limits(seconds: float) -> report.Limits:
+def measure_limits(peaks: dict[str, machine.Peak], seconds: float) -> report.Limits:
     """Return what this machine can do at most."""
-    levels = [level for level in kernels.available() if level != "numpy"]
-    peaks = {level: machine.peak_rate(level, seconds) for level in levels}
     return report.Limits(
         machine.cpu_name(),
         machine.versions(),
         kernels.active.name,
         machine.product_rate(2 * seconds),
-        {level: peak for level, peak in peaks.items() if peak is not None},
+        {level: peak.rate(seconds) for level, peak in peaks.items()},
     )
 
 
 def run_line(
-    line: cases.Line, peers: dict[str, ModuleType], budget: tuple[float, int, int]
+    line: cases.Line,
+    peers: dict[str, ModuleType],
+    peaks: dict[str, machine.Peak],
+    budget: tuple[float, int, int],
 ) -> Iterator[report.Result]:
-    """Measure one line with those of its contenders that can run; yield nothing without the first of them."""
+    """Measure one line with those of its contenders that can run; yield nothing without the first of them.
+
+    The machine's peak takes its turn as well: a shared machine is not always as fast.
+    """
     entries = [
         entry
         for entry in line.entries
@@ -137,7 +145,12 @@ def run_line(
         if work == line.work:
             outcomes[entry.label] = outcome
     measure.check_results(outcomes)
-    yield report.Result(line, entries, measure.side_by_side(contenders, *budget))
+    peak = peaks.get(line.level or kernels.active.name)
+    if peak is None:
+        yield report.Result(line, entries, measure.side_by_side(contenders, *budget))
+    else:
+        times = measure.side_by_side([*contenders, measure.Contender(peak.run)], *budget)
+        yield report.Result(line, entries, times[:, :-1], peak.operations / times[:, -1])
 
 
 if __name__ == "__main__":
