@@ -34,7 +34,12 @@ cdef extern from *:
     #endif
 
     /* Blocks of a transposition, to[k][q] = w[q][k], that go through registers of 16 bytes. */
-    #if defined(__GNUC__)
+    #if defined(__has_builtin)
+    #if __has_builtin(__builtin_shufflevector)
+    #define RNN_SHUFFLES
+    #endif
+    #endif
+    #if defined(RNN_SHUFFLES)
     enum { RNN_BLOCK_FLOATS = 4, RNN_BLOCK_DOUBLES = 2 };
     typedef float rnn_floats __attribute__((vector_size(16), aligned(4), may_alias));
     typedef double rnn_doubles __attribute__((vector_size(16), aligned(8), may_alias));

@@ -35,11 +35,11 @@ cdef extern from *:
         return power;
     }
 
-    /* Of -x for a sigmoid; where tanh is 1. To take the lesser of two numbers is one instruction, but with a
+    /* Of a sigmoid's x; where tanh is 1. To take the lesser of two numbers is one instruction, but with a
        number that is known beforehand, the compiler makes two of it: so these are variables that nobody changes. */
     enum { RNN_LOW, RNN_HIGH, RNN_ONE };
-    float rnn_bounds_f[] = {-87, 89, 10};
-    double rnn_bounds_d[] = {-708, 710, 20};
+    float rnn_bounds_f[] = {-89, 87, 10};
+    double rnn_bounds_d[] = {-710, 708, 20};
     """
     enum:
         LOW "RNN_LOW"
@@ -87,12 +87,12 @@ cdef inline real with_sign(real magnitude, real sign) noexcept nogil:
         return copysign(magnitude, sign)
 
 
-cdef inline real shifted_log2(real x) noexcept nogil:
-    """x / ln 2 rounded to an integer n, as n + the rounding constant."""
+cdef inline real shifted_log2(real factor, real x) noexcept nogil:
+    """factor x / ln 2 rounded to an integer n, as n + the rounding constant."""
     if real is float:
-        return x * <float>1.44269504088896341 + <float>12582912.0
+        return x * (factor * <float>1.44269504088896341) + <float>12582912.0
     else:
-        return x * <double>1.44269504088896341 + <double>6755399441055744.0
+        return x * (factor * <double>1.44269504088896341) + <double>6755399441055744.0
 
 
 cdef inline real unshift(real shifted) noexcept nogil:
@@ -125,26 +125,23 @@ cdef inline real remainder_ln2(real x, real n) noexcept nogil:
 
 
 cdef inline real expm1_reduced(real r) noexcept nogil:
-    """expm1(r) for |r| <= ln 2 / 2: minimax polynomials for (expm1(r) - r) / r**2."""
+    """expm1(r) for |r| <= ln 2 / 2: minimax polynomials for (expm1(r) - r) / r**2.
+
+    They go by powers of r**2, with coefficients that are linear in r: half as many operations wait for each other.
+    """
+    cdef real square = r * r
     cdef real p
     if real is float:
         p = <float>1.38825018925e-3
-        p = p * r + <float>8.36654792887e-3
-        p = p * r + <float>4.1667200924e-2
-        p = p * r + <float>1.66665434159e-1
-        p = p * r + <float>4.9999998149e-1
+        p = p * square + (<float>8.36654792887e-3 * r + <float>4.1667200924e-2)
+        p = p * square + (<float>1.66665434159e-1 * r + <float>4.9999998149e-1)
     else:
-        p = <double>2.5056237913999470757e-8
-        p = p * r + <double>2.7626146425780751085e-7
-        p = p * r + <double>2.7557400021146825228e-6
-        p = p * r + <double>2.4801504983201851246e-5
-        p = p * r + <double>1.9841269727117661087e-4
-        p = p * r + <double>1.3888888931831837951e-3
-        p = p * r + <double>8.3333333333859638344e-3
-        p = p * r + <double>4.1666666666575789091e-2
-        p = p * r + <double>1.66666666666665946e-1
-        p = p * r + <double>0.5
-    return (p * r) * r + r
+        p = <double>2.5056237913999470757e-8 * r + <double>2.7626146425780751085e-7
+        p = p * square + (<double>2.7557400021146825228e-6 * r + <double>2.4801504983201851246e-5)
+        p = p * square + (<double>1.9841269727117661087e-4 * r + <double>1.3888888931831837951e-3)
+        p = p * square + (<double>8.3333333333859638344e-3 * r + <double>4.1666666666575789091e-2)
+        p = p * square + (<double>1.66666666666665946e-1 * r + <double>0.5)
+    return p * square + r
 
 
 cdef inline real exponential(real x) noexcept nogil:
@@ -154,7 +151,7 @@ cdef inline real exponential(real x) noexcept nogil:
     cdef real n, r, half
     x = low if x < low else x          # NaN fails both comparisons and passes on
     x = high if x > high else x
-    n = unshift(shifted_log2(x))
+    n = unshift(shifted_log2(<real>1, x))
     r = remainder_ln2(x, n)
     half = shift(n * <real>0.5)
     return ((<real>1 + expm1_reduced(r)) * power_of_two(half)) * power_of_two(shift(n - unshift(half)))
@@ -164,13 +161,12 @@ cdef inline real sigmoid(real x) noexcept nogil:
     """1 / (1 + e**-x), where e**-x may well be rounded off to infinity: the result is then too small to be normal."""
     cdef real low = bound(LOW, x)
     cdef real high = bound(HIGH, x)
-    cdef real y = -x
-    cdef real shifted
-    y = low if y < low else y          # NaN fails both comparisons and passes on
-    y = high if y > high else y
-    shifted = shifted_log2(y)
-    y = remainder_ln2(y, unshift(shifted))
-    return <real>1 / (<real>1 + (<real>1 + expm1_reduced(y)) * power_of_two(shifted))
+    cdef real shifted, r
+    x = low if x < low else x          # NaN fails both comparisons and passes on
+    x = high if x > high else x
+    shifted = shifted_log2(<real>-1, x)
+    r = remainder_ln2(-x, unshift(shifted))
+    return <real>1 / (<real>1 + (<real>1 + expm1_reduced(r)) * power_of_two(shifted))
 
 
 cdef inline void sigmoids(Py_ssize_t size, real* restrict x) noexcept nogil:
@@ -186,8 +182,7 @@ cdef inline real hyperbolic_tangent(real x) noexcept nogil:
     cdef real size = absolute(x)
     cdef real shifted, power, e
     size = one if size > one else size
-    size = size + size
-    shifted = shifted_log2(size)
+    shifted = shifted_log2(<real>2, size)
     power = power_of_two(shifted)
-    e = power * expm1_reduced(remainder_ln2(size, unshift(shifted))) + (power - <real>1)
+    e = power * expm1_reduced(remainder_ln2(size + size, unshift(shifted))) + (power - <real>1)
     return with_sign(e / (e + <real>2), x)
