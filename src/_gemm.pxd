@@ -27,9 +27,11 @@ cdef extern from *:
     #include <string.h>
     #if defined(__GNUC__)
     #define rnn_prefetch(place) __builtin_prefetch(place, 1)
+    #define rnn_prefetch_near(place) __builtin_prefetch(place, 0, 3)
     #define rnn_prefetch_far(place) __builtin_prefetch(place, 0, 2)
     #else
     #define rnn_prefetch(place) ((void)(place))
+    #define rnn_prefetch_near(place) ((void)(place))
     #define rnn_prefetch_far(place) ((void)(place))
     #endif
 
@@ -73,7 +75,8 @@ cdef extern from *:
         BLOCK_DOUBLES "RNN_BLOCK_DOUBLES"
     void copy_bytes "memcpy"(void* to, const void* source, size_t size) noexcept nogil
     void fill_bytes "memset"(void* to, int value, size_t size) noexcept nogil
-    void prefetch "rnn_prefetch"(const void* place) noexcept nogil
+    void prefetch "rnn_prefetch"(const void* place) noexcept nogil              # to write there: no other core keeps it
+    void prefetch_near "rnn_prefetch_near"(const void* place) noexcept nogil
     void prefetch_far "rnn_prefetch_far"(const void* place) noexcept nogil      # not into the nearest cache
     void block_f "rnn_block_f"(float* to, Py_ssize_t step, const float* w, Py_ssize_t w_row) noexcept nogil
     void block_d "rnn_block_d"(double* to, Py_ssize_t step, const double* w, Py_ssize_t w_row) noexcept nogil

@@ -4,7 +4,7 @@ from cpython.pycapsule cimport PyCapsule_New
 
 from _gemm cimport (
     BAND, COLUMNS, DEPTH, DOUBLES, FLOATS, ROWS, STRIP, VECTORS, Gemm, Term, copy_columns, fill_bytes, lanes, padded,
-    panel_begin, panel_count, panel_width, pieces, prefetch, prefetch_far, two_and_two,
+    panel_begin, panel_count, panel_width, pieces, prefetch, prefetch_far, prefetch_near, two_and_two,
 )
 from _math cimport real
 
@@ -254,7 +254,8 @@ cdef inline void panel_of_rows(
             prefetch_far(ahead)
             ahead += 64
         at = place_at(first.terms, first.count, <const real*>first.start, first.start_row, first.ids, i, 0)
-        prefetch_tile(c + (i + ROWS) * c_row, c_row)
+        if i + ROWS < M:                 # rows behind may be another thread's, which is writing them
+            prefetch_tile(c + (i + ROWS) * c_row, c_row)
         edge(ROWS, ROWS, columns, 1, 0, at.terms, at.count, <const real*>at.start, at.start_row, at.ids,
              c + i * c_row, c_row)
 
@@ -408,10 +409,11 @@ cdef void outer_tiles(
         for q in range(pieces(rows, ROWS)):
             i = q * ROWS
             place = c + i * c_row + j
-            prefetch_tile(place + ROWS * c_row, c_row)
+            if i + ROWS < rows:
+                prefetch_tile(place + ROWS * c_row, c_row)
             end = min(k + some, K)
             while k < end:
-                prefetch(ahead + k * a_row)
+                prefetch_near(ahead + k * a_row)
                 k += 1
             term.a = strip + i * K
             if rows - i == 1:
