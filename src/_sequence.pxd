@@ -85,9 +85,8 @@ cdef struct Sequence:
     void* bias                   # (columns,)  bias_ih + bias_hh; for a GRU's n with reset_after bias_ih alone
     void* bias_n                 # (stride,)  and there bias_hh
     void* table                  # (V, width)  bias + weight_ih.T, a row for each token
-    void* d_table
+    void* d_table                # its gradient; for an x of few columns that of weight_ih.T, (D, columns)
     void* input_back_panels      # (width, D)     dz -> dx
-    void* d_inputs               # (D, columns)  weight_ih's gradient for an x of few columns
     void* scratch                # blocks of the weight gradients, one for each thread
     Py_ssize_t scratch_size
 
@@ -179,10 +178,8 @@ cdef inline int allocate(list keep, Sequence* s) except -1:
     numbers(keep, s, N * s.stride, &s.dh)
     if s.dx is not NULL:
         panels(keep, s, s.columns, s.D, &s.input_back_panels)
-    if s.tokens:
-        numbers(keep, s, s.V * s.width, &s.d_table)
-    elif s.D <= NARROW:
-        numbers(keep, s, s.D * s.columns, &s.d_inputs)
+    if s.tokens or s.D <= NARROW:
+        numbers(keep, s, max(s.V, s.D) * s.width, &s.d_table)
     s.scratch_size = (
         scratch_size(max(s.D, s.H), <float*>NULL) if s.single else scratch_size(max(s.D, s.H), <double*>NULL))
     from rnncore._stage import get_num_threads
@@ -524,20 +521,37 @@ cdef inline real* sums_of_rows(
     return sums
 
 
+cdef inline void add_transposed(
+    const Sequence* s, const real* sums, Py_ssize_t row, Py_ssize_t D, Py_ssize_t part, Py_ssize_t parts,
+) noexcept nogil:
+    """d_weight_ih (G*H, D) += sums.T for a part of the columns of sums (D, columns), which points at the first."""
+    cdef Py_ssize_t low = share(s.columns, part, parts)
+    cdef Py_ssize_t high = share(s.columns, part + 1, parts)
+    cdef Py_ssize_t width = lanes(<real*>sums)
+    cdef real* block = scratch_of(s, part, <real*>sums)
+    cdef real* dw
+    cdef Py_ssize_t i, j, u, p, d, q, count
+    for i in range(low // width, high // width):     # a vector of columns at a time, all of one gate
+        j = i * width
+        u = j % s.stride
+        dw = <real*>s.d_weight_ih + (j // s.stride * s.H + u) * D
+        for p in range(pieces(D, CHUNK)):
+            d = p * CHUNK
+            count = min(<Py_ssize_t>CHUNK, D - d)
+            transpose(count, block, CHUNK, sums + d * row + j - low, row, width)
+            for q in range(min(width, s.H - u)):
+                add(dw + q * D + d, block + q * CHUNK, count)
+
+
 cdef inline void narrow_gradient(const Sequence* s, const real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     """d_weight_ih += (x.T @ dz).T for an x of few columns: dz, as long as the batch, is read where it lies."""
     cdef Py_ssize_t low = share(s.columns, part, parts)
     cdef Py_ssize_t size = share(s.columns, part + 1, parts) - low
-    cdef real* sums = <real*>s.d_inputs + low * s.D          # (D, size)
-    cdef Py_ssize_t d, j, g, u
+    cdef real* sums = <real*>s.d_table + low * s.D           # (D, size)
     fill_bytes(sums, 0, s.D * size * sizeof(real))
     outer_product(s.gemm, s.rows.offsets[s.rows.T], 1, s.D, s.D, size, <const real*>s.x, s.x_row, dz + low, s.width,
                   NULL, sums, scratch_of(s, part, sums), 0, 1)
-    for j in range(size):
-        g, u = (low + j) // s.stride, (low + j) % s.stride
-        if u < s.H:
-            for d in range(s.D):
-                (<real*>s.d_weight_ih)[(g * s.H + u) * s.D + d] += sums[d * size + j]
+    add_transposed(s, sums, size, s.D, part, parts)
 
 
 cdef inline void bias_gradient(
@@ -561,26 +575,14 @@ cdef inline void bias_gradient(
 cdef inline void token_gradient(const Sequence* s, const real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     """Rows of dz added up by token, then d_weight_ih += that, transposed."""
     cdef Py_ssize_t low = share(s.columns, part, parts)
-    cdef Py_ssize_t high = share(s.columns, part + 1, parts)
-    cdef Py_ssize_t width = lanes(<real*>s.d_table)
-    cdef real* table = <real*>s.d_table
-    cdef real* columns = scratch_of(s, part, table)
-    cdef real* dw
-    cdef Py_ssize_t m, v, i, j, u, p, q, count
+    cdef Py_ssize_t size = share(s.columns, part + 1, parts) - low
+    cdef real* sums = <real*>s.d_table + low
+    cdef Py_ssize_t m, v
     for v in range(s.V):
-        fill_bytes(table + v * s.width + low, 0, (high - low) * sizeof(real))
+        fill_bytes(sums + v * s.width, 0, size * sizeof(real))
     for m in range(s.rows.offsets[s.rows.T]):
-        add(table + s.ids[m] * s.width + low, dz + m * s.width + low, high - low)
-    for i in range(low // width, high // width):     # a vector of columns at a time, all of one gate
-        j = i * width
-        u = j % s.stride
-        dw = <real*>s.d_weight_ih + (j // s.stride * s.H + u) * s.V
-        for p in range(pieces(s.V, CHUNK)):
-            v = p * CHUNK
-            count = min(<Py_ssize_t>CHUNK, s.V - v)
-            transpose(count, columns, CHUNK, table + v * s.width + j, s.width, width)
-            for q in range(min(width, s.H - u)):
-                add(dw + q * s.V + v, columns + q * CHUNK, count)
+        add(sums + s.ids[m] * s.width, dz + m * s.width + low, size)
+    add_transposed(s, sums, s.width, s.V, part, parts)
 
 
 cdef inline void input_weight_gradients(
