@@ -20,8 +20,10 @@ cdef extern from *:
     enum { RNN_BYTES = 64, RNN_ROWS = 8, RNN_VECTORS = 2 };     /* 16 sums + 2 in 32 registers */
     #elif defined(__AVX2__)
     enum { RNN_BYTES = 32, RNN_ROWS = 4, RNN_VECTORS = 3 };     /* 12 sums + 3 + 1 in 16 registers */
+    #elif defined(__aarch64__)
+    enum { RNN_BYTES = 16, RNN_ROWS = 4, RNN_VECTORS = 4 };     /* 16 sums + 4 + 4 in 32 registers */
     #else
-    enum { RNN_BYTES = 16, RNN_ROWS = 4, RNN_VECTORS = 2 };
+    enum { RNN_BYTES = 16, RNN_ROWS = 4, RNN_VECTORS = 2 };     /* 8 sums + 2 + 1 and products in 16 registers */
     #endif
     #include <stddef.h>
     #include <string.h>

@@ -136,6 +136,8 @@ cdef inline void tile_of(
         tile(rows, 1, VECTORS, a_k, b_k, terms, count, start, start_row, ids, c, c_row)
     elif vectors == 1:
         tile(rows, 1, 1, a_k, b_k, terms, count, start, start_row, ids, c, c_row)
+    elif VECTORS > 3 and vectors == 3:
+        tile(rows, 1, 3, a_k, b_k, terms, count, start, start_row, ids, c, c_row)
     else:
         tile(rows, 1, 2, a_k, b_k, terms, count, start, start_row, ids, c, c_row)
 
