@@ -8,7 +8,7 @@
 
 from _gemm cimport Term, fill_bytes, product
 from _math cimport hyperbolic_tangent, real, sigmoids
-from _plan cimport OverRows, OverTiles, stage_capsule
+from _plan cimport OverRows, OverTiles, share, stage_capsule
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, arriving_gradient, bias_gradient, bind, gate_product, gate_rows,
     handed_on, hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients, kept_rows,
@@ -173,8 +173,8 @@ cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t pa
         input_weight_gradients(s, dz, 2, part, parts)
         hidden_weight_gradients(s, kept, s.stride, 1, <real*>s.h, s.previous, dw + n * s.H, part, parts)
         if s.bias_hh is not NULL:
-            bias_gradient(s, kept, s.rows.offsets[s.rows.T], s.stride, 1, <real*>s.d_bias_hh + n, 0, <real*>NULL,
-                          part, parts)
+            bias_gradient(s, kept + share(s.stride, part, parts), s.rows.offsets[s.rows.T], s.stride, 1,
+                          <real*>s.d_bias_hh + n, 0, <real*>NULL, part, parts)
     else:
         input_weight_gradients(s, dz, 3, part, parts)
         hidden_weight_gradients(s, dz + s.groups[1].begin, s.width, 1, kept, NULL, dw + n * s.H, part, parts)

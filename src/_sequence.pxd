@@ -85,7 +85,8 @@ cdef struct Sequence:
     void* bias                   # (columns,)  bias_ih + bias_hh; for a GRU's n with reset_after bias_ih alone
     void* bias_n                 # (stride,)  and there bias_hh
     void* table                  # (V, width)  bias + weight_ih.T, a row for each token
-    void* d_table                # its gradient; for an x of few columns that of weight_ih.T, (D, columns)
+    # Its gradient, (V, columns of a part) for each thread; for an x of few columns that of weight_ih.T, (D, ..)
+    void* d_table
     void* input_back_panels      # (width, D)     dz -> dx
     void* scratch                # blocks of the weight gradients, one for each thread
     Py_ssize_t scratch_size
@@ -179,7 +180,7 @@ cdef inline int allocate(list keep, Sequence* s) except -1:
     if s.dx is not NULL:
         panels(keep, s, s.columns, s.D, &s.input_back_panels)
     if s.tokens or s.D <= NARROW:
-        numbers(keep, s, max(s.V, s.D) * s.width, &s.d_table)
+        numbers(keep, s, max(s.V, s.D) * s.columns, &s.d_table)
     s.scratch_size = (
         scratch_size(max(s.D, s.H), <float*>NULL) if s.single else scratch_size(max(s.D, s.H), <double*>NULL))
     from rnncore._stage import get_num_threads
@@ -510,21 +511,20 @@ cdef inline real* sums_of_rows(
     const Sequence* s, const real* dz, Py_ssize_t rows, Py_ssize_t dz_row, Py_ssize_t G,
     Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    """The sums of G gates over some rows, in their order; a part of the columns."""
+    """The sums of G gates over some rows, in their order; a part of the columns, whose first dz points at."""
     cdef real* sums = scratch_of(s, part, <real*>NULL)
-    cdef Py_ssize_t low = share(G * s.stride, part, parts)
-    cdef Py_ssize_t size = share(G * s.stride, part + 1, parts) - low
+    cdef Py_ssize_t size = share(G * s.stride, part + 1, parts) - share(G * s.stride, part, parts)
     cdef Py_ssize_t m
-    fill_bytes(sums + low, 0, size * sizeof(real))
+    fill_bytes(sums, 0, size * sizeof(real))
     for m in range(rows):
-        add(sums + low, dz + m * dz_row + low, size)
+        add(sums, dz + m * dz_row, size)
     return sums
 
 
 cdef inline void add_transposed(
-    const Sequence* s, const real* sums, Py_ssize_t row, Py_ssize_t D, Py_ssize_t part, Py_ssize_t parts,
+    const Sequence* s, const real* sums, Py_ssize_t D, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    """d_weight_ih (G*H, D) += sums.T for a part of the columns of sums (D, columns), which points at the first."""
+    """d_weight_ih (G*H, D) += sums.T for sums (D, columns of a part)."""
     cdef Py_ssize_t low = share(s.columns, part, parts)
     cdef Py_ssize_t high = share(s.columns, part + 1, parts)
     cdef Py_ssize_t width = lanes(<real*>sums)
@@ -538,7 +538,7 @@ cdef inline void add_transposed(
         for p in range(pieces(D, CHUNK)):
             d = p * CHUNK
             count = min(<Py_ssize_t>CHUNK, D - d)
-            transpose(count, block, CHUNK, sums + d * row + j - low, row, width)
+            transpose(count, block, CHUNK, sums + d * (high - low) + j - low, high - low, width)
             for q in range(min(width, s.H - u)):
                 add(dw + q * D + d, block + q * CHUNK, count)
 
@@ -547,42 +547,45 @@ cdef inline void narrow_gradient(const Sequence* s, const real* dz, Py_ssize_t p
     """d_weight_ih += (x.T @ dz).T for an x of few columns: dz, as long as the batch, is read where it lies."""
     cdef Py_ssize_t low = share(s.columns, part, parts)
     cdef Py_ssize_t size = share(s.columns, part + 1, parts) - low
-    cdef real* sums = <real*>s.d_table + low * s.D           # (D, size)
+    cdef real* sums = <real*>s.d_table + low * s.D
     fill_bytes(sums, 0, s.D * size * sizeof(real))
     outer_product(s.gemm, s.rows.offsets[s.rows.T], 1, s.D, s.D, size, <const real*>s.x, s.x_row, dz + low, s.width,
                   NULL, sums, scratch_of(s, part, sums), 0, 1)
-    add_transposed(s, sums, size, s.D, part, parts)
+    add_transposed(s, sums, s.D, part, parts)
 
 
 cdef inline void bias_gradient(
     const Sequence* s, const real* dz, Py_ssize_t rows, Py_ssize_t dz_row, Py_ssize_t G, real* db,
     Py_ssize_t shared, real* db_too, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    """db (G*H,) += the sum of the rows of dz, in their order; so does db_too for its first `shared` gates."""
+    """db (G*H,) += the sum of the rows of dz, in their order; so does db_too for its first `shared` gates.
+
+    dz points at the part's first column.
+    """
     cdef real* sums
+    cdef Py_ssize_t low = share(G * s.stride, part, parts)
     cdef Py_ssize_t j, g, u
     if db is NULL:
         return
     sums = sums_of_rows(s, dz, rows, dz_row, G, part, parts)
-    for j in range(share(G * s.stride, part, parts), share(G * s.stride, part + 1, parts)):
+    for j in range(low, share(G * s.stride, part + 1, parts)):
         g, u = j // s.stride, j % s.stride
         if u < s.H:
-            db[g * s.H + u] += sums[j]
+            db[g * s.H + u] += sums[j - low]
             if db_too is not NULL and g < shared:
-                db_too[g * s.H + u] += sums[j]
+                db_too[g * s.H + u] += sums[j - low]
 
 
 cdef inline void token_gradient(const Sequence* s, const real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     """Rows of dz added up by token, then d_weight_ih += that, transposed."""
     cdef Py_ssize_t low = share(s.columns, part, parts)
     cdef Py_ssize_t size = share(s.columns, part + 1, parts) - low
-    cdef real* sums = <real*>s.d_table + low
-    cdef Py_ssize_t m, v
-    for v in range(s.V):
-        fill_bytes(sums + v * s.width, 0, size * sizeof(real))
+    cdef real* sums = <real*>s.d_table + low * s.V
+    cdef Py_ssize_t m
+    fill_bytes(sums, 0, s.V * size * sizeof(real))
     for m in range(s.rows.offsets[s.rows.T]):
-        add(sums + s.ids[m] * s.width, dz + m * s.width + low, size)
-    add_transposed(s, sums, s.width, s.V, part, parts)
+        add(sums + s.ids[m] * size, dz + m * s.width + low, size)
+    add_transposed(s, sums, s.V, part, parts)
 
 
 cdef inline void input_weight_gradients(
@@ -590,18 +593,20 @@ cdef inline void input_weight_gradients(
 ) noexcept nogil:
     """d_weight_ih += dz.T @ x; the biases' gradients, of bias_hh for its first `shared` gates."""
     cdef Py_ssize_t M = s.rows.offsets[s.rows.T]
-    cdef const real* rows = dz
+    cdef Py_ssize_t low = share(s.columns, part, parts)
+    cdef const real* rows = dz + low
     cdef Py_ssize_t count = M
+    cdef Py_ssize_t row = s.width
     if s.tokens:
         token_gradient(s, dz, part, parts)
         if s.V < M:                      # fewer sums of dz by token to add up than dz themselves
-            rows, count = <const real*>s.d_table, s.V
+            rows, count, row = <const real*>s.d_table + low * s.V, s.V, share(s.columns, part + 1, parts) - low
     elif s.D <= NARROW:
         narrow_gradient(s, dz, part, parts)
     else:
         outer_product(s.gemm, M, s.G, s.H, s.stride, s.D, dz, s.width, <const real*>s.x, s.x_row, NULL,
                       <real*>s.d_weight_ih, scratch_of(s, part, <real*>NULL), part, parts)
-    bias_gradient(s, rows, count, s.width, s.G, <real*>s.d_bias_ih, shared, <real*>s.d_bias_hh, part, parts)
+    bias_gradient(s, rows, count, row, s.G, <real*>s.d_bias_ih, shared, <real*>s.d_bias_hh, part, parts)
 
 
 cdef inline void hidden_weight_gradients(

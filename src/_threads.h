@@ -24,11 +24,13 @@ static void rnn_parallel(rnn_job job, void* argument, ptrdiff_t parts) {
 
 #if defined(__x86_64__) || defined(__i386__)
 #define RNN_PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define RNN_PAUSE() __asm__ volatile("isb")   /* a hint like x86's pause is done at once there */
 #else
 #define RNN_PAUSE() sched_yield()
 #endif
 
-enum { RNN_SPINS = 5000 };
+enum { RNN_SPINS = 10000 };   /* 0.1 ms or more: the steps of a training loop follow closer */
 
 static struct {
     pthread_mutex_t turn;    /* held while a job runs */
