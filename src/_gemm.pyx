@@ -3,8 +3,8 @@
 from cpython.pycapsule cimport PyCapsule_New
 
 from _gemm cimport (
-    BAND, COLUMNS, DEPTH, DOUBLES, FLOATS, ROWS, STRIP, VECTORS, Gemm, Term, copy_columns, fill_bytes, lanes, padded,
-    panel_begin, panel_count, panel_width, pieces, prefetch, prefetch_far, prefetch_near, two_and_two,
+    BAND, COLUMNS, DEPTH, DOUBLES, FLOATS, ROWS, STRIP, VECTORS, Gemm, Term, copy_bytes, copy_columns, fill_bytes,
+    lanes, padded, panel_begin, panel_count, panel_width, pieces, prefetch, prefetch_far, prefetch_near, two_and_two,
 )
 from _math cimport real
 
@@ -24,8 +24,8 @@ cdef inline void multiply_add(
 ) noexcept nogil:
     """A tile of c, where all pointers point at it; a[i, k] lies at a[i * a_row + k * a_k], b[k] at b[k * b_k].
 
-    The loop over k ends at its bottom (K is never 0): otherwise the compiler keeps a flag for each vector of sums
-    that tells whether it has to be stored.
+    The loops over terms and over k end at their bottom (there is a term, and K is never 0): otherwise the compiler
+    keeps the sums in memory for the case that nothing is added.
     """
     cdef Py_ssize_t t = 0
     cdef Py_ssize_t i, j, p, K, a_row
@@ -38,7 +38,7 @@ cdef inline void multiply_add(
         for p in range(panels):
             for j in range(width):
                 sums[(i * panels + p) * width + j] = from_[p * width + j]
-    while t < count:
+    while True:
         K, a_row = terms[t].K, terms[t].a_row
         a = <const real*>terms[t].a
         b = <const real*>terms[t].panels
@@ -53,6 +53,8 @@ cdef inline void multiply_add(
             if a >= end:
                 break
         t += 1
+        if t == count:
+            break
     for i in range(rows):
         for p in range(panels):
             for j in range(width):
@@ -290,6 +292,10 @@ cdef void multiply(
     cdef Py_ssize_t size = 0
     cdef Py_ssize_t band, p, i, j, t, rows, columns
     cdef Place at
+    if count == 0:
+        for i in range(M):
+            copy_bytes(c + i * c_row, start + (i if ids is NULL else ids[i]) * start_row, N * sizeof(real))
+        return
     for t in range(count):
         size += terms[t].K * N * sizeof(real)
     for band in range(pieces(tiled, BAND)):
