@@ -45,7 +45,7 @@ TASKS: dict[str, Callable[..., tasks.Task]] = {
 def main() -> NoReturn:
     """Run the command line; wrong input ends in one line and exit code 2."""
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name="rnncore", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         status = 2

@@ -17,54 +17,66 @@ cdef enum:
 # become registers; each caller owns an array of just that size, since a larger one would be
 # kept in memory.
 
+cdef struct Product:             # c = start + the sum of the terms; there is one or more
+    const Term* terms
+    Py_ssize_t count
+    const void* start            # row i of c begins as its row i, or where there are ids as row ids[i]
+    Py_ssize_t start_row
+    const Py_ssize_t* ids
+    void* c
+    Py_ssize_t c_row
+
+
 cdef inline void multiply_add(
     const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t width, const Py_ssize_t a_k, Py_ssize_t b_k,
-    const Term* terms, Py_ssize_t count, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
-    real* c, Py_ssize_t c_row, real* sums,
+    const Product* product, Py_ssize_t i, Py_ssize_t j, real* sums,
 ) noexcept nogil:
-    """A tile of c, where all pointers point at it; a[i, k] lies at a[i * a_row + k * a_k], b[k] at b[k * b_k].
+    """The tile of c from row i and column j on; a[i, k] lies at a[i * a_row + k * a_k], b[k] at b[k * b_k].
 
-    The loops over terms and over k end at their bottom (there is a term, and K is never 0): otherwise the compiler
-    keeps the sums in memory for the case that nothing is added.
+    The loops over terms and over k end at their bottom (K is never 0): otherwise the compiler keeps the sums in
+    memory for the case that nothing is added.
     """
     cdef Py_ssize_t t = 0
-    cdef Py_ssize_t i, j, p, K, a_row
+    cdef Py_ssize_t r, q, p, K, a_row
+    cdef const Term* term
     cdef const real* restrict a
     cdef const real* end
     cdef const real* restrict b
     cdef const real* from_
-    for i in range(rows):
-        from_ = start + (i if ids is NULL else ids[i]) * start_row
+    cdef real* to = <real*>product.c + i * product.c_row + j
+    for r in range(rows):
+        from_ = <const real*>product.start + j
+        from_ += (i + r if product.ids is NULL else product.ids[i + r]) * product.start_row
         for p in range(panels):
-            for j in range(width):
-                sums[(i * panels + p) * width + j] = from_[p * width + j]
+            for q in range(width):
+                sums[(r * panels + p) * width + q] = from_[p * width + q]
     while True:
-        K, a_row = terms[t].K, terms[t].a_row
-        a = <const real*>terms[t].a
-        b = <const real*>terms[t].panels
+        term = &product.terms[t]
+        K, a_row = term.K, term.a_row
+        a = <const real*>term.a + i * a_row
+        b = <const real*>term.panels + j * K
         end = a + K * a_k
         while True:
-            for i in range(rows):
+            for r in range(rows):
                 for p in range(panels):
-                    for j in range(width):
-                        sums[(i * panels + p) * width + j] += a[i * a_row] * b[p * K * width + j]
+                    for q in range(width):
+                        sums[(r * panels + p) * width + q] += a[r * a_row] * b[p * K * width + q]
             a += a_k
             b += b_k
             if a >= end:
                 break
         t += 1
-        if t == count:
+        if t == product.count:
             break
-    for i in range(rows):
+    for r in range(rows):
         for p in range(panels):
-            for j in range(width):
-                c[i * c_row + p * width + j] = sums[(i * panels + p) * width + j]
+            for q in range(width):
+                to[r * product.c_row + p * width + q] = sums[(r * panels + p) * width + q]
 
 
 cdef inline void tile(
     const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, const Py_ssize_t a_k, Py_ssize_t b_k,
-    const Term* terms, Py_ssize_t count, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
-    real* c, Py_ssize_t c_row,
+    const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """multiply_add with sums of the right size. Panels are packed, and follow each other, where b_k is 0."""
     cdef float f1[FLOATS]
@@ -86,151 +98,130 @@ cdef inline void tile(
     cdef double d12[12 * DOUBLES]
     cdef double d16[16 * DOUBLES]
     cdef Py_ssize_t size = rows * panels * vectors
-    cdef Py_ssize_t width = vectors * lanes(c)
+    cdef Py_ssize_t width = vectors * lanes(kind)
     cdef Py_ssize_t b_step = b_k if b_k > 0 else width
     if real is float:
         if size == 1:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f1)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f1)
         elif size == 2:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f2)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f2)
         elif size == 3:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f3)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f3)
         elif size == 4:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f4)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f4)
         elif size == 6:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f6)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f6)
         elif size == 8:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f8)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f8)
         elif size == 9:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f9)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f9)
         elif size == 12:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f12)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f12)
         else:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, f16)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f16)
     else:
         if size == 1:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d1)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d1)
         elif size == 2:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d2)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d2)
         elif size == 3:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d3)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d3)
         elif size == 4:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d4)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d4)
         elif size == 6:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d6)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d6)
         elif size == 8:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d8)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d8)
         elif size == 9:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d9)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d9)
         elif size == 12:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d12)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d12)
         else:
-            multiply_add(rows, panels, width, a_k, b_step, terms, count, start, start_row, ids, c, c_row, d16)
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d16)
 
 
 cdef inline void tile_of(
     const Py_ssize_t rows, Py_ssize_t vectors, const Py_ssize_t a_k, Py_ssize_t b_k,
-    const Term* terms, Py_ssize_t count, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
-    real* c, Py_ssize_t c_row,
+    const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """One panel of any number of vectors."""
     if vectors == VECTORS:
-        tile(rows, 1, VECTORS, a_k, b_k, terms, count, start, start_row, ids, c, c_row)
+        tile(rows, 1, VECTORS, a_k, b_k, product, i, j, kind)
     elif vectors == 1:
-        tile(rows, 1, 1, a_k, b_k, terms, count, start, start_row, ids, c, c_row)
+        tile(rows, 1, 1, a_k, b_k, product, i, j, kind)
     elif VECTORS > 3 and vectors == 3:
-        tile(rows, 1, 3, a_k, b_k, terms, count, start, start_row, ids, c, c_row)
+        tile(rows, 1, 3, a_k, b_k, product, i, j, kind)
     else:
-        tile(rows, 1, 2, a_k, b_k, terms, count, start, start_row, ids, c, c_row)
+        tile(rows, 1, 2, a_k, b_k, product, i, j, kind)
 
 
 cdef inline void edge(
     const Py_ssize_t rows, Py_ssize_t valid_rows, Py_ssize_t columns, const Py_ssize_t a_k, Py_ssize_t b_k,
-    const Term* terms, Py_ssize_t count, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
-    real* c, Py_ssize_t c_row,
+    const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """A panel of which only `columns` columns (and `valid_rows` rows) exist in start and c."""
     cdef real buffer[ROWS * VECTORS * FLOATS]
-    cdef Py_ssize_t width = padded(columns, c)
-    cdef Py_ssize_t vectors = width // lanes(c)
-    cdef Py_ssize_t r, q
+    cdef Term terms[2]
+    cdef Product whole
+    cdef Py_ssize_t width = padded(columns, kind)
+    cdef Py_ssize_t vectors = width // lanes(kind)
+    cdef Py_ssize_t t, r, q
     cdef const real* from_
+    cdef real* to = <real*>product.c + i * product.c_row + j
     if columns == width and valid_rows == rows:
-        tile_of(rows, vectors, a_k, b_k, terms, count, start, start_row, ids, c, c_row)
+        tile_of(rows, vectors, a_k, b_k, product, i, j, kind)
         return
+    for t in range(product.count):
+        terms[t] = product.terms[t]
+        terms[t].a = <const real*>terms[t].a + i * terms[t].a_row
+        terms[t].panels = <const real*>terms[t].panels + j * terms[t].K
+    whole = Product(&terms[0], product.count, &buffer[0], width, NULL, &buffer[0], width)
     fill_bytes(buffer, 0, rows * width * sizeof(real))
     for r in range(valid_rows):
-        from_ = start + (r if ids is NULL else ids[r]) * start_row
+        from_ = <const real*>product.start + j
+        from_ += (i + r if product.ids is NULL else product.ids[i + r]) * product.start_row
         for q in range(columns):
             buffer[r * width + q] = from_[q]
-    tile_of(rows, vectors, a_k, b_k, terms, count, buffer, width, NULL, buffer, width)
+    tile_of(rows, vectors, a_k, b_k, &whole, 0, 0, kind)
     for r in range(valid_rows):
         for q in range(columns):
-            c[r * c_row + q] = buffer[r * width + q]
-
-
-cdef struct Place:               # the terms and the start of a product, from some row and column on
-    Term terms[2]
-    Py_ssize_t count
-    const void* start
-    Py_ssize_t start_row
-    const Py_ssize_t* ids
-
-
-cdef inline Place place_at(
-    const Term* terms, Py_ssize_t count, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
-    Py_ssize_t i, Py_ssize_t j,
-) noexcept nogil:
-    cdef Place at
-    cdef Py_ssize_t t
-    at.count, at.start_row, at.ids = count, start_row, ids
-    at.start = start + j
-    if ids is NULL:
-        at.start = start + i * start_row + j
-    else:
-        at.ids = ids + i
-    for t in range(count):
-        at.terms[t] = terms[t]
-        at.terms[t].a = <const real*>terms[t].a + i * terms[t].a_row
-        at.terms[t].panels = <const real*>terms[t].panels + j * terms[t].K
-    return at
+            to[r * product.c_row + q] = buffer[r * width + q]
 
 
 cdef inline void some_panels(
-    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, Py_ssize_t columns, Py_ssize_t j,
-    const Place* row, real* c, Py_ssize_t c_row,
+    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, Py_ssize_t columns,
+    const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """The tile of panels side by side that begin at column j, of which `columns` columns exist."""
-    cdef Place at = place_at(row.terms, row.count, <const real*>row.start, row.start_row, row.ids, 0, j)
     if panels == 1:
-        edge(rows, rows, columns, 1, 0, at.terms, at.count, <const real*>at.start, at.start_row, at.ids, c + j, c_row)
+        edge(rows, rows, columns, 1, 0, product, i, j, kind)
     else:
-        tile(rows, panels, vectors, 1, 0, at.terms, at.count, <const real*>at.start, at.start_row, at.ids, c + j, c_row)
+        tile(rows, panels, vectors, 1, 0, product, i, j, kind)
 
 
 cdef inline void few_rows(
-    const Py_ssize_t rows, const Py_ssize_t panels, Py_ssize_t N, const Place* row, real* c, Py_ssize_t c_row,
+    const Py_ssize_t rows, const Py_ssize_t panels, Py_ssize_t N, const Product* product, Py_ssize_t i, real* kind,
 ) noexcept nogil:
     """All panels for fewer than ROWS rows: several panels side by side hide the latency of the sums."""
-    cdef Py_ssize_t width = panel_width(c)
-    cdef Py_ssize_t end = panel_begin(panel_count(N, c) - 2, N, c) if two_and_two(N, c) else N // width * width
+    cdef Py_ssize_t width = panel_width(kind)
+    cdef Py_ssize_t end = panel_begin(panel_count(N, kind) - 2, N, kind) if two_and_two(N, kind) else N // width * width
     cdef Py_ssize_t p = 0
     cdef Py_ssize_t j = 0
     while panels > 1 and j + panels * width <= end:
-        some_panels(rows, panels, VECTORS, panels * width, j, row, c, c_row)
+        some_panels(rows, panels, VECTORS, panels * width, product, i, j, kind)
         j += panels * width
     if panels > 3 and j + 3 * width <= end:
-        some_panels(rows, 3, VECTORS, 3 * width, j, row, c, c_row)
+        some_panels(rows, 3, VECTORS, 3 * width, product, i, j, kind)
         j += 3 * width
     elif panels > 2 and j + 2 * width <= end:
-        some_panels(rows, 2, VECTORS, 2 * width, j, row, c, c_row)
+        some_panels(rows, 2, VECTORS, 2 * width, product, i, j, kind)
         j += 2 * width
-    if VECTORS == 3 and j == end and end + 4 * lanes(c) == N:
-        some_panels(rows, 2, 2, 4 * lanes(c), j, row, c, c_row)
+    if VECTORS == 3 and j == end and end + 4 * lanes(kind) == N:
+        some_panels(rows, 2, 2, 4 * lanes(kind), product, i, j, kind)
         return
-    for p in range(j // width, panel_count(N, c)):
-        j = panel_begin(p, N, c)
-        some_panels(rows, 1, VECTORS, min(panel_begin(p + 1, N, c), N) - j, j, row, c, c_row)
+    for p in range(j // width, panel_count(N, kind)):
+        j = panel_begin(p, N, kind)
+        some_panels(rows, 1, VECTORS, min(panel_begin(p + 1, N, kind), N) - j, product, i, j, kind)
 
 
 cdef inline void prefetch_tile(const real* c, Py_ssize_t c_row) noexcept nogil:
@@ -242,45 +233,47 @@ cdef inline void prefetch_tile(const real* c, Py_ssize_t c_row) noexcept nogil:
 
 
 cdef inline void panel_of_rows(
-    Py_ssize_t M, Py_ssize_t columns, const Place* first, Py_ssize_t size_ahead, real* c, Py_ssize_t c_row,
+    Py_ssize_t low, Py_ssize_t high, Py_ssize_t columns, const Product* product, Py_ssize_t j, Py_ssize_t size_ahead,
+    real* kind,
 ) noexcept nogil:
-    """One panel for M rows, whole tiles of them; meanwhile so many bytes behind it come into the second cache."""
-    cdef const char* ahead = <const char*>first.terms[0].panels + size_ahead
+    """Panel j for rows low .. high-1, whole tiles; meanwhile so many bytes behind it come into the second cache."""
+    cdef const Term* first = product.terms
+    cdef const char* ahead = <const char*>(<const real*>first.panels + j * first.K) + size_ahead
     cdef const char* end = ahead + size_ahead
     cdef const char* stop = ahead
-    cdef Py_ssize_t some = pieces(size_ahead, M // ROWS)
+    cdef Py_ssize_t tiles = (high - low) // ROWS
+    cdef Py_ssize_t some = pieces(size_ahead, tiles)
     cdef Py_ssize_t q, i
-    cdef Place at
-    for q in range(M // ROWS):
-        i = q * ROWS
+    for q in range(tiles):
+        i = low + q * ROWS
         stop = min(stop + some, end)
         while ahead < stop:
             prefetch_far(ahead)
             ahead += 64
-        at = place_at(first.terms, first.count, <const real*>first.start, first.start_row, first.ids, i, 0)
-        if i + ROWS < M:                 # rows behind may be another thread's, which is writing them
-            prefetch_tile(c + (i + ROWS) * c_row, c_row)
-        edge(ROWS, ROWS, columns, 1, 0, at.terms, at.count, <const real*>at.start, at.start_row, at.ids,
-             c + i * c_row, c_row)
+        if i + ROWS < high:              # rows behind may be another thread's, which is writing them
+            prefetch_tile(<real*>product.c + (i + ROWS) * product.c_row + j, product.c_row)
+        edge(ROWS, ROWS, columns, 1, 0, product, i, j, kind)
 
 
 cdef inline void large_panel_of_rows(
-    Py_ssize_t M, Py_ssize_t columns, const Place* first, real* c, Py_ssize_t c_row,
+    Py_ssize_t low, Py_ssize_t high, Py_ssize_t columns, const Product* product, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """The same, DEPTH steps of k at a time: that much of a panel stays in the nearest cache, and so does c."""
-    cdef Place at = first[0]
-    cdef Py_ssize_t width = padded(columns, c)
+    cdef Term term
+    cdef Product part = product[0]
+    cdef Py_ssize_t width = padded(columns, kind)
     cdef Py_ssize_t t, q, k
-    for t in range(first.count):
-        for q in range(pieces(first.terms[t].K, DEPTH)):
+    part.terms, part.count = &term, 1
+    part.start, part.c = <const real*>part.start + j, <real*>part.c + j
+    for t in range(product.count):
+        for q in range(pieces(product.terms[t].K, DEPTH)):
             k = q * DEPTH
-            at.count = 1
-            at.terms[0] = first.terms[t]
-            at.terms[0].K = min(<Py_ssize_t>DEPTH, first.terms[t].K - k)
-            at.terms[0].a = <const real*>first.terms[t].a + k
-            at.terms[0].panels = <const real*>first.terms[t].panels + k * width
-            panel_of_rows(M, columns, &at, at.terms[0].K * width * sizeof(real), c, c_row)
-            at.start, at.start_row, at.ids = c, c_row, NULL
+            term = product.terms[t]
+            term.a = <const real*>term.a + k
+            term.panels = <const real*>term.panels + j * term.K + k * width
+            term.K = min(<Py_ssize_t>DEPTH, term.K - k)
+            panel_of_rows(low, high, columns, &part, 0, term.K * width * sizeof(real), kind)
+            part.start, part.start_row, part.ids = part.c, part.c_row, NULL
 
 
 cdef void multiply(
@@ -288,10 +281,10 @@ cdef void multiply(
     const Term* terms, Py_ssize_t count, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """c (M, N) = start + the sum of the terms."""
+    cdef Product product = Product(terms, count, start, start_row, ids, c, c_row)
     cdef Py_ssize_t tiled = M // ROWS * ROWS
     cdef Py_ssize_t size = 0
-    cdef Py_ssize_t band, p, i, j, t, rows, columns
-    cdef Place at
+    cdef Py_ssize_t band, p, i, j, t, high, columns
     if count == 0:
         for i in range(M):
             copy_bytes(c + i * c_row, start + (i if ids is NULL else ids[i]) * start_row, N * sizeof(real))
@@ -300,27 +293,23 @@ cdef void multiply(
         size += terms[t].K * N * sizeof(real)
     for band in range(pieces(tiled, BAND)):
         i = band * BAND
-        rows = min(<Py_ssize_t>BAND, tiled - i)
+        high = min(i + BAND, tiled)
         for p in range(panel_count(N, c)):
             j = panel_begin(p, N, c)
             columns = min(panel_begin(p + 1, N, c), N) - j
-            at = place_at(terms, count, start, start_row, ids, i, j)
             if size > LARGE:
-                large_panel_of_rows(rows, columns, &at, c + i * c_row + j, c_row)
+                large_panel_of_rows(i, high, columns, &product, j, c)
             else:
-                panel_of_rows(rows, columns, &at, 0, c + i * c_row + j, c_row)
+                panel_of_rows(i, high, columns, &product, j, 0, c)
     i = tiled
     if ROWS > 4 and i + 4 <= M:
-        at = place_at(terms, count, start, start_row, ids, i, 0)
-        few_rows(4, 1, N, &at, c + i * c_row, c_row)
+        few_rows(4, 1, N, &product, i, c)
         i += 4
     if i + 2 <= M:
-        at = place_at(terms, count, start, start_row, ids, i, 0)
-        few_rows(2, 2, N, &at, c + i * c_row, c_row)
+        few_rows(2, 2, N, &product, i, c)
         i += 2
     if i < M:
-        at = place_at(terms, count, start, start_row, ids, i, 0)
-        few_rows(1, 4, N, &at, c + i * c_row, c_row)
+        few_rows(1, 4, N, &product, i, c)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -409,6 +398,7 @@ cdef void outer_tiles(
     cdef Py_ssize_t p, q, i, j, columns, end
     cdef real* place
     cdef Term term
+    cdef Product product = Product(&term, 1, c, c_row, NULL, c, c_row)
     term.K, term.a_row = K, 1
     for p in range(panel_count(N, c)):
         j = panel_begin(p, N, c)
@@ -424,13 +414,13 @@ cdef void outer_tiles(
                 prefetch_near(ahead + k * a_row)
                 k += 1
             term.a = strip + i * K
+            product.start = product.c = place
             if rows - i == 1:
-                edge(1, 1, columns, ROWS, b_k, &term, 1, place, c_row, NULL, place, c_row)
+                edge(1, 1, columns, ROWS, b_k, &product, 0, 0, c)
             elif rows - i == 2:
-                edge(2, 2, columns, ROWS, b_k, &term, 1, place, c_row, NULL, place, c_row)
+                edge(2, 2, columns, ROWS, b_k, &product, 0, 0, c)
             else:
-                edge(ROWS, min(<Py_ssize_t>ROWS, rows - i), columns, ROWS, b_k, &term, 1, place, c_row, NULL,
-                     place, c_row)
+                edge(ROWS, min(<Py_ssize_t>ROWS, rows - i), columns, ROWS, b_k, &product, 0, 0, c)
 
 
 cdef Gemm table
