@@ -98,7 +98,7 @@ def side_by_side(
 def _block(contender: Contender, count: int) -> float:
     """Return the seconds for one run of several in a row.
 
-    One before them is not counted, unless it takes as long as all: what a core's caches hold is another's work.
+    One before them is not counted, unless it takes as long as all: a core's caches hold another's work.
     """
     set_threads(contender.threads)
     run = contender.run
