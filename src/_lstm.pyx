@@ -32,9 +32,7 @@ cdef inline void cell_forward(
     sigmoids(H, z_o)
     for j in range(H):
         c[j] = z_f[j] * c_before[j] + z_i[j] * z_g[j]
-    for j in range(H):
         tanh_c[j] = hyperbolic_tangent(c[j])
-    for j in range(H):
         h[j] = z_o[j] * tanh_c[j]
 
 
