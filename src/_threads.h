@@ -1,7 +1,8 @@
 /* A pool of threads that share one job at a time: (argument, part, parts), part 0 for the caller.
 
    A submission to a Python pool costs some 50 microseconds; this costs a few. Waiting threads spin
-   for a moment, since the next phase of a training step comes soon, and then sleep. */
+   for a moment, since the next phase of a training step comes soon. Then they let others go first, for
+   these may be who they wait for, on the same core; and who waits for a job sleeps at last. */
 
 #ifndef RNN_THREADS_H
 #define RNN_THREADS_H
@@ -30,7 +31,7 @@ static void rnn_parallel(rnn_job job, void* argument, ptrdiff_t parts) {
 #define RNN_PAUSE() sched_yield()
 #endif
 
-enum { RNN_SPINS = 10000 };   /* 0.1 ms or more: the steps of a training loop follow closer */
+enum { RNN_SPINS = 1000, RNN_YIELDS = 200 };   /* 0.1 ms or more: the steps of a training loop follow closer */
 
 static struct {
     pthread_mutex_t turn;    /* held while a job runs */
@@ -44,11 +45,15 @@ static struct {
     void* argument;
 } rnn_pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER};
 
+static void rnn_pause(long spin) {
+    if (spin < RNN_SPINS) RNN_PAUSE();
+    else sched_yield();
+}
 
 static long rnn_next_round(long round) {
-    for (int spin = 0; spin < RNN_SPINS; spin++) {
+    for (long spin = 0; spin < RNN_SPINS + RNN_YIELDS; spin++) {
         if (atomic_load(&rnn_pool.round) != round) return round + 1;
-        RNN_PAUSE();
+        rnn_pause(spin);
     }
     pthread_mutex_lock(&rnn_pool.lock);
     while (atomic_load(&rnn_pool.round) == round) pthread_cond_wait(&rnn_pool.wake, &rnn_pool.lock);
@@ -70,10 +75,7 @@ static void* rnn_work(void* number) {
 }
 
 static void rnn_wait(void) {
-    for (int spin = 0; atomic_load(&rnn_pool.busy) > 0; spin++) {
-        if (spin < RNN_SPINS) RNN_PAUSE();
-        else sched_yield();
-    }
+    for (long spin = 0; atomic_load(&rnn_pool.busy) > 0; spin++) rnn_pause(spin);
 }
 
 /* The child of a fork has none of its parent's threads. */
