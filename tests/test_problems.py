@@ -43,7 +43,10 @@ def test_adding_problem(length):
 def test_adding_problem_is_scored_by_the_squared_error():
     task = AddingProblem(100)
     sequences = task.sample(5000, RNG(1))
-    assert task.score(Predicts(np.ones((5000, 1))), sequences)["mse"] == pytest.approx(1 / 6, abs=0.01)
+    score = task.score(Predicts(np.ones((5000, 1))), sequences)["mse"]
+    assert score == pytest.approx(np.mean((sequences.y - 1.0) ** 2), rel=1e-6)
+    # the variance of two uniform numbers' sum, up to four standard errors: its fourth moment is 1/15
+    assert score == pytest.approx(1 / 6, abs=4 * np.sqrt((1 / 15 - 1 / 36) / 5000))
     assert task.score(Predicts(sequences.y), sequences) == {"mse": 0}
 
 
