@@ -17,13 +17,21 @@ from _math cimport real
 cdef extern from *:
     """
     #if defined(__AVX512F__)
-    enum { RNN_BYTES = 64, RNN_ROWS = 8, RNN_VECTORS = 2 };     /* 16 sums + 2 in 32 registers */
+    enum { RNN_BYTES = 64, RNN_ROWS = 8, RNN_VECTORS = 3 };     /* 24 sums + 3 + 1 in 32 registers */
     #elif defined(__AVX2__)
     enum { RNN_BYTES = 32, RNN_ROWS = 4, RNN_VECTORS = 3 };     /* 12 sums + 3 + 1 in 16 registers */
     #elif defined(__aarch64__)
     enum { RNN_BYTES = 16, RNN_ROWS = 4, RNN_VECTORS = 4 };     /* 16 sums + 4 + 4 in 32 registers */
     #else
     enum { RNN_BYTES = 16, RNN_ROWS = 4, RNN_VECTORS = 2 };     /* 8 sums + 2 + 1 and products in 16 registers */
+    #endif
+
+    /* Tiles of v4 use up panels faster than the second cache gives them: what all rows use must lie in the nearest
+       one. And its CPUs look so far ahead that to ask for tiles and panels only costs them. */
+    #if defined(__AVX512F__)
+    enum { RNN_DEPTH = 128, RNN_LARGE = 0, RNN_ASKS = 0 };
+    #else
+    enum { RNN_DEPTH = 256, RNN_LARGE = 2 << 20, RNN_ASKS = 1 };
     #endif
     #include <stddef.h>
     #include <string.h>
@@ -71,6 +79,9 @@ cdef extern from *:
     enum:
         ROWS "RNN_ROWS"
         VECTORS "RNN_VECTORS"
+        DEPTH "RNN_DEPTH"           # steps of k whose panels stay in the nearest cache
+        LARGE "RNN_LARGE"           # bytes of panels that are taken in parts of so many steps
+        ASKS "RNN_ASKS"             # whether tiles and panels are asked for ahead
         FLOATS "(RNN_BYTES / 4)"
         DOUBLES "(RNN_BYTES / 8)"
         BLOCK_FLOATS "RNN_BLOCK_FLOATS"
@@ -86,8 +97,7 @@ cdef extern from *:
 
 cdef enum:
     BAND = 64                    # rows that are taken on before the next ones: they stay in the cache
-    # A block of a weight gradient: DEPTH steps of k, whose panels stay in the cache
-    DEPTH = 256
+    # A block of a weight gradient, of DEPTH steps of k:
     COLUMNS = 512                # columns of b
     STRIP = 4 * ROWS             # columns of a: some cache lines of each row
 

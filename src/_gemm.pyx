@@ -3,14 +3,11 @@
 from cpython.pycapsule cimport PyCapsule_New
 
 from _gemm cimport (
-    BAND, COLUMNS, DEPTH, DOUBLES, FLOATS, ROWS, STRIP, VECTORS, Gemm, Term, copy_bytes, copy_columns, fill_bytes,
-    lanes, padded, panel_begin, panel_count, panel_width, pieces, prefetch, prefetch_far, prefetch_near, two_and_two,
+    ASKS, BAND, COLUMNS, DEPTH, DOUBLES, FLOATS, LARGE, ROWS, STRIP, VECTORS, Gemm, Term, copy_bytes, copy_columns,
+    fill_bytes, lanes, padded, panel_begin, panel_count, panel_width, pieces, prefetch, prefetch_far, prefetch_near,
+    two_and_two,
 )
 from _math cimport real
-
-cdef enum:
-    LARGE = 2 << 20  # bytes of panels that no second cache holds: they are taken in parts, and asked for ahead
-
 
 # ---------------------------------------------------------------------------------------------
 # Tiles. `rows`, `panels` and `width` are constants wherever these are inlined, so that the sums
@@ -88,6 +85,7 @@ cdef inline void tile(
     cdef float f9[9 * FLOATS]
     cdef float f12[12 * FLOATS]
     cdef float f16[16 * FLOATS]
+    cdef float f24[24 * FLOATS]
     cdef double d1[DOUBLES]
     cdef double d2[2 * DOUBLES]
     cdef double d3[3 * DOUBLES]
@@ -97,6 +95,7 @@ cdef inline void tile(
     cdef double d9[9 * DOUBLES]
     cdef double d12[12 * DOUBLES]
     cdef double d16[16 * DOUBLES]
+    cdef double d24[24 * DOUBLES]
     cdef Py_ssize_t size = rows * panels * vectors
     cdef Py_ssize_t width = vectors * lanes(kind)
     cdef Py_ssize_t b_step = b_k if b_k > 0 else width
@@ -117,8 +116,10 @@ cdef inline void tile(
             multiply_add(rows, panels, width, a_k, b_step, product, i, j, f9)
         elif size == 12:
             multiply_add(rows, panels, width, a_k, b_step, product, i, j, f12)
-        else:
+        elif size == 16:
             multiply_add(rows, panels, width, a_k, b_step, product, i, j, f16)
+        else:
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f24)
     else:
         if size == 1:
             multiply_add(rows, panels, width, a_k, b_step, product, i, j, d1)
@@ -136,8 +137,10 @@ cdef inline void tile(
             multiply_add(rows, panels, width, a_k, b_step, product, i, j, d9)
         elif size == 12:
             multiply_add(rows, panels, width, a_k, b_step, product, i, j, d12)
-        else:
+        elif size == 16:
             multiply_add(rows, panels, width, a_k, b_step, product, i, j, d16)
+        else:
+            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d24)
 
 
 cdef inline void tile_of(
@@ -227,7 +230,7 @@ cdef inline void few_rows(
 cdef inline void prefetch_tile(const real* c, Py_ssize_t c_row) noexcept nogil:
     """Ask for a tile that comes next: its rows lie far apart, where no hardware looks ahead."""
     cdef Py_ssize_t r
-    for r in range(ROWS):
+    for r in range(ROWS if ASKS else 0):
         prefetch(c + r * c_row)
         prefetch(c + r * c_row + VECTORS * lanes(<real*>c) - 1)
 
@@ -236,7 +239,7 @@ cdef inline void panel_of_rows(
     Py_ssize_t low, Py_ssize_t high, Py_ssize_t columns, const Product* product, Py_ssize_t j, Py_ssize_t size_ahead,
     real* kind,
 ) noexcept nogil:
-    """Panel j for rows low .. high-1, whole tiles; meanwhile so many bytes behind it come into the second cache."""
+    """Panel j for rows low .. high-1, whole tiles; meanwhile so many bytes behind it may come into the second cache."""
     cdef const Term* first = product.terms
     cdef const char* ahead = <const char*>(<const real*>first.panels + j * first.K) + size_ahead
     cdef const char* end = ahead + size_ahead
@@ -247,7 +250,7 @@ cdef inline void panel_of_rows(
     for q in range(tiles):
         i = low + q * ROWS
         stop = min(stop + some, end)
-        while ahead < stop:
+        while ASKS and ahead < stop:
             prefetch_far(ahead)
             ahead += 64
         if i + ROWS < high:              # rows behind may be another thread's, which is writing them
@@ -297,7 +300,7 @@ cdef void multiply(
         for p in range(panel_count(N, c)):
             j = panel_begin(p, N, c)
             columns = min(panel_begin(p + 1, N, c), N) - j
-            if size > LARGE:
+            if LARGE == 0 or size > LARGE:
                 large_panel_of_rows(i, high, columns, &product, j, c)
             else:
                 panel_of_rows(i, high, columns, &product, j, 0, c)
