@@ -24,12 +24,18 @@ cdef struct Product:             # c = start + the sum of the terms; there is on
     Py_ssize_t c_row
 
 
+cdef inline const void* start_of_row(const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind) noexcept nogil:
+    """What row i of c begins as, from column j on."""
+    return <const real*>product.start + (i if product.ids is NULL else product.ids[i]) * product.start_row + j
+
+
 cdef inline void multiply_add(
-    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t width, const Py_ssize_t a_k, Py_ssize_t b_k,
-    const Product* product, Py_ssize_t i, Py_ssize_t j, real* sums,
+    const Py_ssize_t rows, Py_ssize_t valid, const Py_ssize_t panels, const Py_ssize_t width,
+    const Py_ssize_t a_k, Py_ssize_t b_k, const Product* product, Py_ssize_t i, Py_ssize_t j, real* sums,
 ) noexcept nogil:
     """The tile of c from row i and column j on; a[i, k] lies at a[i * a_row + k * a_k], b[k] at b[k * b_k].
 
+    Where fewer rows are valid, the last of them is done repeatedly.
     The loops over terms and over k end at their bottom (K is never 0): otherwise the compiler keeps the sums in
     memory for the case that nothing is added.
     """
@@ -42,8 +48,7 @@ cdef inline void multiply_add(
     cdef const real* from_
     cdef real* to = <real*>product.c + i * product.c_row + j
     for r in range(rows):
-        from_ = <const real*>product.start + j
-        from_ += (i + r if product.ids is NULL else product.ids[i + r]) * product.start_row
+        from_ = <const real*>start_of_row(product, i + min(r, valid - 1), j, to)
         for p in range(panels):
             for q in range(width):
                 sums[(r * panels + p) * width + q] = from_[p * width + q]
@@ -57,7 +62,7 @@ cdef inline void multiply_add(
             for r in range(rows):
                 for p in range(panels):
                     for q in range(width):
-                        sums[(r * panels + p) * width + q] += a[r * a_row] * b[p * K * width + q]
+                        sums[(r * panels + p) * width + q] += a[min(r, valid - 1) * a_row] * b[p * K * width + q]
             a += a_k
             b += b_k
             if a >= end:
@@ -68,12 +73,12 @@ cdef inline void multiply_add(
     for r in range(rows):
         for p in range(panels):
             for q in range(width):
-                to[r * product.c_row + p * width + q] = sums[(r * panels + p) * width + q]
+                to[min(r, valid - 1) * product.c_row + p * width + q] = sums[(r * panels + p) * width + q]
 
 
 cdef inline void tile(
-    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, const Py_ssize_t a_k, Py_ssize_t b_k,
-    const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
+    const Py_ssize_t rows, Py_ssize_t valid, const Py_ssize_t panels, const Py_ssize_t vectors,
+    const Py_ssize_t a_k, Py_ssize_t b_k, const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """multiply_add with sums of the right size. Panels are packed, and follow each other, where b_k is 0."""
     cdef float f1[FLOATS]
@@ -101,68 +106,68 @@ cdef inline void tile(
     cdef Py_ssize_t b_step = b_k if b_k > 0 else width
     if real is float:
         if size == 1:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f1)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f1)
         elif size == 2:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f2)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f2)
         elif size == 3:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f3)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f3)
         elif size == 4:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f4)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f4)
         elif size == 6:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f6)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f6)
         elif size == 8:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f8)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f8)
         elif size == 9:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f9)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f9)
         elif size == 12:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f12)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f12)
         elif size == 16:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f16)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f16)
         else:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, f24)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f24)
     else:
         if size == 1:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d1)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d1)
         elif size == 2:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d2)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d2)
         elif size == 3:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d3)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d3)
         elif size == 4:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d4)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d4)
         elif size == 6:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d6)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d6)
         elif size == 8:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d8)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d8)
         elif size == 9:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d9)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d9)
         elif size == 12:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d12)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d12)
         elif size == 16:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d16)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d16)
         else:
-            multiply_add(rows, panels, width, a_k, b_step, product, i, j, d24)
+            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d24)
 
 
 cdef inline void tile_of(
-    const Py_ssize_t rows, Py_ssize_t vectors, const Py_ssize_t a_k, Py_ssize_t b_k,
+    const Py_ssize_t rows, Py_ssize_t valid, Py_ssize_t vectors, const Py_ssize_t a_k, Py_ssize_t b_k,
     const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """One panel of any number of vectors."""
     if vectors == VECTORS:
-        tile(rows, 1, VECTORS, a_k, b_k, product, i, j, kind)
+        tile(rows, valid, 1, VECTORS, a_k, b_k, product, i, j, kind)
     elif vectors == 1:
-        tile(rows, 1, 1, a_k, b_k, product, i, j, kind)
+        tile(rows, valid, 1, 1, a_k, b_k, product, i, j, kind)
     elif VECTORS > 3 and vectors == 3:
-        tile(rows, 1, 3, a_k, b_k, product, i, j, kind)
+        tile(rows, valid, 1, 3, a_k, b_k, product, i, j, kind)
     else:
-        tile(rows, 1, 2, a_k, b_k, product, i, j, kind)
+        tile(rows, valid, 1, 2, a_k, b_k, product, i, j, kind)
 
 
 cdef inline void edge(
-    const Py_ssize_t rows, Py_ssize_t valid_rows, Py_ssize_t columns, const Py_ssize_t a_k, Py_ssize_t b_k,
+    const Py_ssize_t rows, Py_ssize_t valid, Py_ssize_t columns, const Py_ssize_t a_k, Py_ssize_t b_k,
     const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
-    """A panel of which only `columns` columns (and `valid_rows` rows) exist in start and c."""
+    """A panel of which only `columns` columns and `valid` rows exist in start and c."""
     cdef real buffer[ROWS * VECTORS * FLOATS]
     cdef Term terms[2]
     cdef Product whole
@@ -171,8 +176,11 @@ cdef inline void edge(
     cdef Py_ssize_t t, r, q
     cdef const real* from_
     cdef real* to = <real*>product.c + i * product.c_row + j
-    if columns == width and valid_rows == rows:
-        tile_of(rows, vectors, a_k, b_k, product, i, j, kind)
+    if columns == width and valid == rows:
+        tile_of(rows, rows, vectors, a_k, b_k, product, i, j, kind)
+        return
+    if columns == width:
+        tile_of(rows, valid, vectors, a_k, b_k, product, i, j, kind)
         return
     for t in range(product.count):
         terms[t] = product.terms[t]
@@ -180,30 +188,30 @@ cdef inline void edge(
         terms[t].panels = <const real*>terms[t].panels + j * terms[t].K
     whole = Product(&terms[0], product.count, &buffer[0], width, NULL, &buffer[0], width)
     fill_bytes(buffer, 0, rows * width * sizeof(real))
-    for r in range(valid_rows):
-        from_ = <const real*>product.start + j
-        from_ += (i + r if product.ids is NULL else product.ids[i + r]) * product.start_row
+    for r in range(valid):
+        from_ = <const real*>start_of_row(product, i + r, j, kind)
         for q in range(columns):
             buffer[r * width + q] = from_[q]
-    tile_of(rows, vectors, a_k, b_k, &whole, 0, 0, kind)
-    for r in range(valid_rows):
+    tile_of(rows, valid, vectors, a_k, b_k, &whole, 0, 0, kind)
+    for r in range(valid):
         for q in range(columns):
             to[r * product.c_row + q] = buffer[r * width + q]
 
 
 cdef inline void some_panels(
-    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, Py_ssize_t columns,
+    const Py_ssize_t rows, Py_ssize_t valid, const Py_ssize_t panels, const Py_ssize_t vectors, Py_ssize_t columns,
     const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """The tile of panels side by side that begin at column j, of which `columns` columns exist."""
     if panels == 1:
-        edge(rows, rows, columns, 1, 0, product, i, j, kind)
+        edge(rows, valid, columns, 1, 0, product, i, j, kind)
     else:
-        tile(rows, panels, vectors, 1, 0, product, i, j, kind)
+        tile(rows, valid, panels, vectors, 1, 0, product, i, j, kind)
 
 
 cdef inline void few_rows(
-    const Py_ssize_t rows, const Py_ssize_t panels, Py_ssize_t N, const Product* product, Py_ssize_t i, real* kind,
+    const Py_ssize_t rows, Py_ssize_t valid, const Py_ssize_t panels, Py_ssize_t N, const Product* product,
+    Py_ssize_t i, real* kind,
 ) noexcept nogil:
     """All panels for fewer than ROWS rows: several panels side by side hide the latency of the sums."""
     cdef Py_ssize_t width = panel_width(kind)
@@ -211,20 +219,20 @@ cdef inline void few_rows(
     cdef Py_ssize_t p = 0
     cdef Py_ssize_t j = 0
     while panels > 1 and j + panels * width <= end:
-        some_panels(rows, panels, VECTORS, panels * width, product, i, j, kind)
+        some_panels(rows, valid, panels, VECTORS, panels * width, product, i, j, kind)
         j += panels * width
     if panels > 3 and j + 3 * width <= end:
-        some_panels(rows, 3, VECTORS, 3 * width, product, i, j, kind)
+        some_panels(rows, valid, 3, VECTORS, 3 * width, product, i, j, kind)
         j += 3 * width
     elif panels > 2 and j + 2 * width <= end:
-        some_panels(rows, 2, VECTORS, 2 * width, product, i, j, kind)
+        some_panels(rows, valid, 2, VECTORS, 2 * width, product, i, j, kind)
         j += 2 * width
     if VECTORS == 3 and j == end and end + 4 * lanes(kind) == N:
-        some_panels(rows, 2, 2, 4 * lanes(kind), product, i, j, kind)
+        some_panels(rows, valid, 2, 2, 4 * lanes(kind), product, i, j, kind)
         return
     for p in range(j // width, panel_count(N, kind)):
         j = panel_begin(p, N, kind)
-        some_panels(rows, 1, VECTORS, min(panel_begin(p + 1, N, kind), N) - j, product, i, j, kind)
+        some_panels(rows, valid, 1, VECTORS, min(panel_begin(p + 1, N, kind), N) - j, product, i, j, kind)
 
 
 cdef inline void prefetch_tile(const real* c, Py_ssize_t c_row) noexcept nogil:
@@ -239,12 +247,12 @@ cdef inline void panel_of_rows(
     Py_ssize_t low, Py_ssize_t high, Py_ssize_t columns, const Product* product, Py_ssize_t j, Py_ssize_t size_ahead,
     real* kind,
 ) noexcept nogil:
-    """Panel j for rows low .. high-1, whole tiles; meanwhile so many bytes behind it may come into the second cache."""
+    """Panel j for rows low .. high-1; meanwhile so many bytes behind it may come into the second cache."""
     cdef const Term* first = product.terms
     cdef const char* ahead = <const char*>(<const real*>first.panels + j * first.K) + size_ahead
     cdef const char* end = ahead + size_ahead
     cdef const char* stop = ahead
-    cdef Py_ssize_t tiles = (high - low) // ROWS
+    cdef Py_ssize_t tiles = pieces(high - low, ROWS)
     cdef Py_ssize_t some = pieces(size_ahead, tiles)
     cdef Py_ssize_t q, i
     for q in range(tiles):
@@ -253,9 +261,9 @@ cdef inline void panel_of_rows(
         while ASKS and ahead < stop:
             prefetch_far(ahead)
             ahead += 64
-        if i + ROWS < high:              # rows behind may be another thread's, which is writing them
+        if i + 2 * ROWS <= high:         # rows behind may be another thread's, which is writing them
             prefetch_tile(<real*>product.c + (i + ROWS) * product.c_row + j, product.c_row)
-        edge(ROWS, ROWS, columns, 1, 0, product, i, j, kind)
+        edge(ROWS, min(<Py_ssize_t>ROWS, high - i), columns, 1, 0, product, i, j, kind)
 
 
 cdef inline void large_panel_of_rows(
@@ -292,6 +300,8 @@ cdef void multiply(
         for i in range(M):
             copy_bytes(c + i * c_row, start + (i if ids is NULL else ids[i]) * start_row, N * sizeof(real))
         return
+    if M % ROWS == ROWS - 1:             # a row more than there are costs less than several passes over the panels
+        tiled = M
     for t in range(count):
         size += terms[t].K * N * sizeof(real)
     for band in range(pieces(tiled, BAND)):
@@ -305,14 +315,13 @@ cdef void multiply(
             else:
                 panel_of_rows(i, high, columns, &product, j, 0, c)
     i = tiled
-    if ROWS > 4 and i + 4 <= M:
-        few_rows(4, 1, N, &product, i, c)
+    if ROWS > 4 and M - i > 2:
+        few_rows(4, min(<Py_ssize_t>4, M - i), 1, N, &product, i, c)
         i += 4
-    if i + 2 <= M:
-        few_rows(2, 2, N, &product, i, c)
-        i += 2
-    if i < M:
-        few_rows(1, 4, N, &product, i, c)
+    if M - i == 2:
+        few_rows(2, 2, 2, N, &product, i, c)
+    elif M - i == 1:
+        few_rows(1, 1, 4, N, &product, i, c)
 
 
 # ---------------------------------------------------------------------------------------------
