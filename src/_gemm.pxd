@@ -79,6 +79,7 @@ cdef extern from *:
     enum:
         ROWS "RNN_ROWS"
         VECTORS "RNN_VECTORS"
+        NARROW "(RNN_VECTORS == 3 ? 2 : 1)"     # vectors of a last panel that few rows do together with whole ones
         DEPTH "RNN_DEPTH"           # steps of k whose panels stay in the nearest cache
         LARGE "RNN_LARGE"           # bytes of panels that are taken in parts of so many steps
         ASKS "RNN_ASKS"             # whether tiles and panels are asked for ahead

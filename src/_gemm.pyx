@@ -3,16 +3,19 @@
 from cpython.pycapsule cimport PyCapsule_New
 
 from _gemm cimport (
-    ASKS, BAND, COLUMNS, DEPTH, DOUBLES, FLOATS, LARGE, ROWS, STRIP, VECTORS, Gemm, Term, copy_bytes, copy_columns,
+    ASKS, BAND, COLUMNS, DEPTH, FLOATS, LARGE, NARROW, ROWS, STRIP, VECTORS, Gemm, Term, copy_bytes, copy_columns,
     fill_bytes, lanes, padded, panel_begin, panel_count, panel_width, pieces, prefetch, prefetch_far, prefetch_near,
     two_and_two,
 )
 from _math cimport real
 
 # ---------------------------------------------------------------------------------------------
-# Tiles. `rows`, `panels` and `width` are constants wherever these are inlined, so that the sums
-# become registers; each caller owns an array of just that size, since a larger one would be
-# kept in memory.
+# Tiles. `rows`, `panels`, `width` and `narrow` are constants wherever these are inlined, so that the sums
+# become registers.
+
+cdef enum:
+    SUMS = ROWS * VECTORS        # vectors that stay in registers
+
 
 cdef struct Product:             # c = start + the sum of the terms; there is one or more
     const Term* terms
@@ -30,41 +33,54 @@ cdef inline const void* start_of_row(const Product* product, Py_ssize_t i, Py_ss
 
 
 cdef inline void multiply_add(
-    const Py_ssize_t rows, Py_ssize_t valid, const Py_ssize_t panels, const Py_ssize_t width,
+    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t width, const Py_ssize_t narrow,
     const Py_ssize_t a_k, Py_ssize_t b_k, const Product* product, Py_ssize_t i, Py_ssize_t j, real* sums,
 ) noexcept nogil:
     """The tile of c from row i and column j on; a[i, k] lies at a[i * a_row + k * a_k], b[k] at b[k * b_k].
 
-    Where fewer rows are valid, the last of them is done repeatedly.
-    The loops over terms and over k end at their bottom (K is never 0): otherwise the compiler keeps the sums in
-    memory for the case that nothing is added.
+    Some panels of `width` columns, and behind them `narrow` ones of NARROW vectors. The loops over terms and over k
+    end at their bottom (K is never 0): otherwise the compiler keeps the sums in memory for the case that nothing is
+    added.
     """
+    cdef Py_ssize_t narrow_width = NARROW * lanes(sums)
+    cdef Py_ssize_t whole = panels * width
+    cdef Py_ssize_t columns = whole + narrow * narrow_width
     cdef Py_ssize_t t = 0
     cdef Py_ssize_t r, q, p, K, a_row
     cdef const Term* term
     cdef const real* restrict a
     cdef const real* end
     cdef const real* restrict b
+    cdef const real* restrict narrow_b
     cdef const real* from_
     cdef real* to = <real*>product.c + i * product.c_row + j
     for r in range(rows):
-        from_ = <const real*>start_of_row(product, i + min(r, valid - 1), j, to)
+        from_ = <const real*>start_of_row(product, i + r, j, sums)
         for p in range(panels):
             for q in range(width):
-                sums[(r * panels + p) * width + q] = from_[p * width + q]
+                sums[r * columns + p * width + q] = from_[p * width + q]
+        for p in range(narrow):
+            for q in range(narrow_width):
+                sums[r * columns + whole + p * narrow_width + q] = from_[whole + p * narrow_width + q]
     while True:
         term = &product.terms[t]
         K, a_row = term.K, term.a_row
         a = <const real*>term.a + i * a_row
         b = <const real*>term.panels + j * K
+        narrow_b = b + whole * K
         end = a + K * a_k
         while True:
             for r in range(rows):
                 for p in range(panels):
                     for q in range(width):
-                        sums[(r * panels + p) * width + q] += a[min(r, valid - 1) * a_row] * b[p * K * width + q]
+                        sums[r * columns + p * width + q] += a[r * a_row] * b[p * K * width + q]
+                for p in range(narrow):
+                    for q in range(narrow_width):
+                        sums[r * columns + whole + p * narrow_width + q] += (
+                            a[r * a_row] * narrow_b[p * K * narrow_width + q])
             a += a_k
             b += b_k
+            narrow_b += narrow_width
             if a >= end:
                 break
         t += 1
@@ -73,94 +89,35 @@ cdef inline void multiply_add(
     for r in range(rows):
         for p in range(panels):
             for q in range(width):
-                to[min(r, valid - 1) * product.c_row + p * width + q] = sums[(r * panels + p) * width + q]
+                to[r * product.c_row + p * width + q] = sums[r * columns + p * width + q]
+        for p in range(narrow):
+            for q in range(narrow_width):
+                to[r * product.c_row + whole + p * narrow_width + q] = sums[r * columns + whole + p * narrow_width + q]
 
 
 cdef inline void tile(
-    const Py_ssize_t rows, Py_ssize_t valid, const Py_ssize_t panels, const Py_ssize_t vectors,
+    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, const Py_ssize_t narrow,
     const Py_ssize_t a_k, Py_ssize_t b_k, const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
-    """multiply_add with sums of the right size. Panels are packed, and follow each other, where b_k is 0."""
-    cdef float f1[FLOATS]
-    cdef float f2[2 * FLOATS]
-    cdef float f3[3 * FLOATS]
-    cdef float f4[4 * FLOATS]
-    cdef float f6[6 * FLOATS]
-    cdef float f8[8 * FLOATS]
-    cdef float f9[9 * FLOATS]
-    cdef float f12[12 * FLOATS]
-    cdef float f16[16 * FLOATS]
-    cdef float f24[24 * FLOATS]
-    cdef double d1[DOUBLES]
-    cdef double d2[2 * DOUBLES]
-    cdef double d3[3 * DOUBLES]
-    cdef double d4[4 * DOUBLES]
-    cdef double d6[6 * DOUBLES]
-    cdef double d8[8 * DOUBLES]
-    cdef double d9[9 * DOUBLES]
-    cdef double d12[12 * DOUBLES]
-    cdef double d16[16 * DOUBLES]
-    cdef double d24[24 * DOUBLES]
-    cdef Py_ssize_t size = rows * panels * vectors
+    """multiply_add with sums of its own. Panels are packed, and follow each other, where b_k is 0."""
+    cdef real sums[SUMS * FLOATS]
     cdef Py_ssize_t width = vectors * lanes(kind)
-    cdef Py_ssize_t b_step = b_k if b_k > 0 else width
-    if real is float:
-        if size == 1:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f1)
-        elif size == 2:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f2)
-        elif size == 3:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f3)
-        elif size == 4:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f4)
-        elif size == 6:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f6)
-        elif size == 8:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f8)
-        elif size == 9:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f9)
-        elif size == 12:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f12)
-        elif size == 16:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f16)
-        else:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, f24)
-    else:
-        if size == 1:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d1)
-        elif size == 2:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d2)
-        elif size == 3:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d3)
-        elif size == 4:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d4)
-        elif size == 6:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d6)
-        elif size == 8:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d8)
-        elif size == 9:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d9)
-        elif size == 12:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d12)
-        elif size == 16:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d16)
-        else:
-            multiply_add(rows, valid, panels, width, a_k, b_step, product, i, j, d24)
+    multiply_add(rows, panels, width, narrow, a_k, b_k if b_k > 0 else width, product, i, j, sums)
 
 
 cdef inline void tile_of(
-    const Py_ssize_t rows, Py_ssize_t valid, Py_ssize_t vectors, const Py_ssize_t a_k, Py_ssize_t b_k,
+    const Py_ssize_t rows, Py_ssize_t vectors, const Py_ssize_t a_k, Py_ssize_t b_k,
     const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """One panel of any number of vectors."""
     if vectors == VECTORS:
-        tile(rows, valid, 1, VECTORS, a_k, b_k, product, i, j, kind)
+        tile(rows, 1, VECTORS, 0, a_k, b_k, product, i, j, kind)
     elif vectors == 1:
-        tile(rows, valid, 1, 1, a_k, b_k, product, i, j, kind)
+        tile(rows, 1, 1, 0, a_k, b_k, product, i, j, kind)
     elif VECTORS > 3 and vectors == 3:
-        tile(rows, valid, 1, 3, a_k, b_k, product, i, j, kind)
+        tile(rows, 1, 3, 0, a_k, b_k, product, i, j, kind)
     else:
-        tile(rows, valid, 1, 2, a_k, b_k, product, i, j, kind)
+        tile(rows, 1, 2, 0, a_k, b_k, product, i, j, kind)
 
 
 cdef inline void edge(
@@ -177,10 +134,7 @@ cdef inline void edge(
     cdef const real* from_
     cdef real* to = <real*>product.c + i * product.c_row + j
     if columns == width and valid == rows:
-        tile_of(rows, rows, vectors, a_k, b_k, product, i, j, kind)
-        return
-    if columns == width:
-        tile_of(rows, valid, vectors, a_k, b_k, product, i, j, kind)
+        tile_of(rows, vectors, a_k, b_k, product, i, j, kind)
         return
     for t in range(product.count):
         terms[t] = product.terms[t]
@@ -192,47 +146,81 @@ cdef inline void edge(
         from_ = <const real*>start_of_row(product, i + r, j, kind)
         for q in range(columns):
             buffer[r * width + q] = from_[q]
-    tile_of(rows, valid, vectors, a_k, b_k, &whole, 0, 0, kind)
+    tile_of(rows, vectors, a_k, b_k, &whole, 0, 0, kind)
     for r in range(valid):
         for q in range(columns):
             to[r * product.c_row + q] = buffer[r * width + q]
 
 
 cdef inline void some_panels(
-    const Py_ssize_t rows, Py_ssize_t valid, const Py_ssize_t panels, const Py_ssize_t vectors, Py_ssize_t columns,
+    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t narrow,
     const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
-    """The tile of panels side by side that begin at column j, of which `columns` columns exist."""
-    if panels == 1:
-        edge(rows, valid, columns, 1, 0, product, i, j, kind)
+    """Whole panels from column j on and the narrow ones behind, at once if there are registers for their sums."""
+    if rows * (panels * VECTORS + narrow * NARROW) <= SUMS:
+        tile(rows, panels, VECTORS, narrow, 1, 0, product, i, j, kind)
     else:
-        tile(rows, valid, panels, vectors, 1, 0, product, i, j, kind)
+        tile(rows, panels, VECTORS, 0, 1, 0, product, i, j, kind)
+        tile(rows, 0, VECTORS, narrow, 1, 0, product, i, j + panels * panel_width(kind), kind)
+
+
+cdef inline void last_panels(
+    const Py_ssize_t rows, const Py_ssize_t panels, Py_ssize_t narrow,
+    const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
+) noexcept nogil:
+    if narrow == 2 and rows * 2 * NARROW <= SUMS:
+        some_panels(rows, panels, 2, product, i, j, kind)
+    elif narrow == 1:
+        some_panels(rows, panels, 1, product, i, j, kind)
+    elif panels > 0:
+        some_panels(rows, panels, 0, product, i, j, kind)
 
 
 cdef inline void few_rows(
-    const Py_ssize_t rows, Py_ssize_t valid, const Py_ssize_t panels, Py_ssize_t N, const Product* product,
-    Py_ssize_t i, real* kind,
+    const Py_ssize_t rows, const Py_ssize_t panels, Py_ssize_t N, const Product* product, Py_ssize_t i, real* kind,
 ) noexcept nogil:
     """All panels for fewer than ROWS rows: several panels side by side hide the latency of the sums."""
     cdef Py_ssize_t width = panel_width(kind)
-    cdef Py_ssize_t end = panel_begin(panel_count(N, kind) - 2, N, kind) if two_and_two(N, kind) else N // width * width
-    cdef Py_ssize_t p = 0
-    cdef Py_ssize_t j = 0
-    while panels > 1 and j + panels * width <= end:
-        some_panels(rows, valid, panels, VECTORS, panels * width, product, i, j, kind)
-        j += panels * width
-    if panels > 3 and j + 3 * width <= end:
-        some_panels(rows, valid, 3, VECTORS, 3 * width, product, i, j, kind)
-        j += 3 * width
-    elif panels > 2 and j + 2 * width <= end:
-        some_panels(rows, valid, 2, VECTORS, 2 * width, product, i, j, kind)
-        j += 2 * width
-    if VECTORS == 3 and j == end and end + 4 * lanes(kind) == N:
-        some_panels(rows, valid, 2, 2, 4 * lanes(kind), product, i, j, kind)
-        return
-    for p in range(j // width, panel_count(N, kind)):
+    cdef Py_ssize_t whole = N // width - two_and_two(N, kind)
+    cdef Py_ssize_t rest = whole % panels
+    cdef Py_ssize_t narrow = panel_count(N, kind) - whole
+    cdef Py_ssize_t p, j
+    if N != whole * width + narrow * NARROW * lanes(kind) or rows * narrow * NARROW > SUMS:
+        narrow = 0
+    for p in range(whole // panels):
+        some_panels(rows, panels, 0, product, i, p * panels * width, kind)
+    j = (whole - rest) * width
+    if panels > 3 and rest == 3:
+        last_panels(rows, 3, narrow, product, i, j, kind)
+    elif panels > 2 and rest == 2:
+        last_panels(rows, 2, narrow, product, i, j, kind)
+    elif panels > 1 and rest == 1:
+        last_panels(rows, 1, narrow, product, i, j, kind)
+    else:
+        last_panels(rows, 0, narrow, product, i, j, kind)
+    for p in range(whole + narrow, panel_count(N, kind)):
         j = panel_begin(p, N, kind)
-        some_panels(rows, valid, 1, VECTORS, min(panel_begin(p + 1, N, kind), N) - j, product, i, j, kind)
+        edge(rows, rows, min(panel_begin(p + 1, N, kind), N) - j, 1, 0, product, i, j, kind)
+
+
+cdef inline void last_rows(
+    Py_ssize_t rows, Py_ssize_t N, const Product* product, Py_ssize_t i, real* kind,
+) noexcept nogil:
+    """The fewer than ROWS rows from i on."""
+    if rows == 1:
+        few_rows(1, 4, N, product, i, kind)
+    elif rows == 2:
+        few_rows(2, 2, N, product, i, kind)
+    elif rows == 3:
+        few_rows(3, 1, N, product, i, kind)
+    elif ROWS > 4 and rows == 4:
+        few_rows(4, 1, N, product, i, kind)
+    elif ROWS > 4 and rows == 5:
+        few_rows(5, 1, N, product, i, kind)
+    elif ROWS > 4 and rows == 6:
+        few_rows(6, 1, N, product, i, kind)
+    elif ROWS > 4 and rows == 7:
+        few_rows(7, 1, N, product, i, kind)
 
 
 cdef inline void prefetch_tile(const real* c, Py_ssize_t c_row) noexcept nogil:
@@ -247,12 +235,12 @@ cdef inline void panel_of_rows(
     Py_ssize_t low, Py_ssize_t high, Py_ssize_t columns, const Product* product, Py_ssize_t j, Py_ssize_t size_ahead,
     real* kind,
 ) noexcept nogil:
-    """Panel j for rows low .. high-1; meanwhile so many bytes behind it may come into the second cache."""
+    """Panel j for rows low .. high-1, whole tiles; meanwhile so many bytes behind it may come into the second cache."""
     cdef const Term* first = product.terms
     cdef const char* ahead = <const char*>(<const real*>first.panels + j * first.K) + size_ahead
     cdef const char* end = ahead + size_ahead
     cdef const char* stop = ahead
-    cdef Py_ssize_t tiles = pieces(high - low, ROWS)
+    cdef Py_ssize_t tiles = (high - low) // ROWS
     cdef Py_ssize_t some = pieces(size_ahead, tiles)
     cdef Py_ssize_t q, i
     for q in range(tiles):
@@ -261,9 +249,9 @@ cdef inline void panel_of_rows(
         while ASKS and ahead < stop:
             prefetch_far(ahead)
             ahead += 64
-        if i + 2 * ROWS <= high:         # rows behind may be another thread's, which is writing them
+        if i + ROWS < high:              # rows behind may be another thread's, which is writing them
             prefetch_tile(<real*>product.c + (i + ROWS) * product.c_row + j, product.c_row)
-        edge(ROWS, min(<Py_ssize_t>ROWS, high - i), columns, 1, 0, product, i, j, kind)
+        edge(ROWS, ROWS, columns, 1, 0, product, i, j, kind)
 
 
 cdef inline void large_panel_of_rows(
@@ -300,8 +288,6 @@ cdef void multiply(
         for i in range(M):
             copy_bytes(c + i * c_row, start + (i if ids is NULL else ids[i]) * start_row, N * sizeof(real))
         return
-    if M % ROWS == ROWS - 1:             # a row more than there are costs less than several passes over the panels
-        tiled = M
     for t in range(count):
         size += terms[t].K * N * sizeof(real)
     for band in range(pieces(tiled, BAND)):
@@ -314,14 +300,7 @@ cdef void multiply(
                 large_panel_of_rows(i, high, columns, &product, j, c)
             else:
                 panel_of_rows(i, high, columns, &product, j, 0, c)
-    i = tiled
-    if ROWS > 4 and M - i > 2:
-        few_rows(4, min(<Py_ssize_t>4, M - i), 1, N, &product, i, c)
-        i += 4
-    if M - i == 2:
-        few_rows(2, 2, 2, N, &product, i, c)
-    elif M - i == 1:
-        few_rows(1, 1, 4, N, &product, i, c)
+    last_rows(M - tiled, N, &product, tiled, c)
 
 
 # ---------------------------------------------------------------------------------------------
