@@ -27,11 +27,11 @@ cdef extern from *:
     #endif
 
     /* Tiles of v4 use up panels faster than the second cache gives them: what all rows use must lie in the nearest
-       one. And its CPUs look so far ahead that to ask for tiles and panels only costs them. */
+       one. And its CPUs look so far ahead that to ask for tiles of c only costs them. */
     #if defined(__AVX512F__)
-    enum { RNN_DEPTH = 128, RNN_LARGE = 0, RNN_ASKS = 0 };
+    enum { RNN_DEPTH = 128, RNN_IN_PARTS = 1, RNN_ASKS = 0 };
     #else
-    enum { RNN_DEPTH = 256, RNN_LARGE = 2 << 20, RNN_ASKS = 1 };
+    enum { RNN_DEPTH = 256, RNN_IN_PARTS = 0, RNN_ASKS = 1 };
     #endif
     #include <stddef.h>
     #include <string.h>
@@ -81,8 +81,8 @@ cdef extern from *:
         VECTORS "RNN_VECTORS"
         NARROW "(RNN_VECTORS == 3 ? 2 : 1)"     # vectors of a last panel that few rows do together with whole ones
         DEPTH "RNN_DEPTH"           # steps of k whose panels stay in the nearest cache
-        LARGE "RNN_LARGE"           # bytes of panels that are taken in parts of so many steps
-        ASKS "RNN_ASKS"             # whether tiles and panels are asked for ahead
+        IN_PARTS "RNN_IN_PARTS"     # whether panels are always taken in parts of so many steps, or only large ones
+        ASKS "RNN_ASKS"             # whether tiles of c are asked for ahead
         FLOATS "(RNN_BYTES / 4)"
         DOUBLES "(RNN_BYTES / 8)"
         BLOCK_FLOATS "RNN_BLOCK_FLOATS"

@@ -3,18 +3,19 @@
 from cpython.pycapsule cimport PyCapsule_New
 
 from _gemm cimport (
-    ASKS, BAND, COLUMNS, DEPTH, FLOATS, LARGE, NARROW, ROWS, STRIP, VECTORS, Gemm, Term, copy_bytes, copy_columns,
+    ASKS, BAND, COLUMNS, DEPTH, FLOATS, IN_PARTS, NARROW, ROWS, STRIP, VECTORS, Gemm, Term, copy_bytes, copy_columns,
     fill_bytes, lanes, padded, panel_begin, panel_count, panel_width, pieces, prefetch, prefetch_far, prefetch_near,
     two_and_two,
 )
 from _math cimport real
 
 # ---------------------------------------------------------------------------------------------
-# Tiles. `rows`, `panels`, `width` and `narrow` are constants wherever these are inlined, so that the sums
-# become registers.
+# Tiles. `asks`, `rows`, `panels`, `width` and `narrow` are constants wherever these are inlined, so that the
+# sums become registers.
 
 cdef enum:
     SUMS = ROWS * VECTORS        # vectors that stay in registers
+    LARGE = 2 << 20              # bytes of panels that no second cache holds: they are asked for ahead
 
 
 cdef struct Product:             # c = start + the sum of the terms; there is one or more
@@ -25,6 +26,8 @@ cdef struct Product:             # c = start + the sum of the terms; there is on
     const Py_ssize_t* ids
     void* c
     Py_ssize_t c_row
+    const char* ahead            # what comes next, if tiles ask for it: from here on for row 0,
+    Py_ssize_t ahead_k           # and so many bytes further for each k
 
 
 cdef inline const void* start_of_row(const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind) noexcept nogil:
@@ -33,8 +36,9 @@ cdef inline const void* start_of_row(const Product* product, Py_ssize_t i, Py_ss
 
 
 cdef inline void multiply_add(
-    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t width, const Py_ssize_t narrow,
-    const Py_ssize_t a_k, Py_ssize_t b_k, const Product* product, Py_ssize_t i, Py_ssize_t j, real* sums,
+    const bint asks, const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t width,
+    const Py_ssize_t narrow, const Py_ssize_t a_k, Py_ssize_t b_k, const Product* product, Py_ssize_t i, Py_ssize_t j,
+    real* sums,
 ) noexcept nogil:
     """The tile of c from row i and column j on; a[i, k] lies at a[i * a_row + k * a_k], b[k] at b[k * b_k].
 
@@ -53,6 +57,8 @@ cdef inline void multiply_add(
     cdef const real* restrict b
     cdef const real* restrict narrow_b
     cdef const real* from_
+    cdef Py_ssize_t ahead_k = product.ahead_k
+    cdef const char* ahead = product.ahead + i // ROWS * product.terms[0].K * ahead_k
     cdef real* to = <real*>product.c + i * product.c_row + j
     for r in range(rows):
         from_ = <const real*>start_of_row(product, i + r, j, sums)
@@ -70,6 +76,9 @@ cdef inline void multiply_add(
         narrow_b = b + whole * K
         end = a + K * a_k
         while True:
+            if asks:
+                prefetch_far(ahead)
+                ahead += ahead_k
             for r in range(rows):
                 for p in range(panels):
                     for q in range(width):
@@ -96,32 +105,32 @@ cdef inline void multiply_add(
 
 
 cdef inline void tile(
-    const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, const Py_ssize_t narrow,
+    const bint asks, const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, const Py_ssize_t narrow,
     const Py_ssize_t a_k, Py_ssize_t b_k, const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """multiply_add with sums of its own. Panels are packed, and follow each other, where b_k is 0."""
     cdef real sums[SUMS * FLOATS]
     cdef Py_ssize_t width = vectors * lanes(kind)
-    multiply_add(rows, panels, width, narrow, a_k, b_k if b_k > 0 else width, product, i, j, sums)
+    multiply_add(asks, rows, panels, width, narrow, a_k, b_k if b_k > 0 else width, product, i, j, sums)
 
 
 cdef inline void tile_of(
-    const Py_ssize_t rows, Py_ssize_t vectors, const Py_ssize_t a_k, Py_ssize_t b_k,
+    const bint asks, const Py_ssize_t rows, Py_ssize_t vectors, const Py_ssize_t a_k, Py_ssize_t b_k,
     const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """One panel of any number of vectors."""
     if vectors == VECTORS:
-        tile(rows, 1, VECTORS, 0, a_k, b_k, product, i, j, kind)
+        tile(asks, rows, 1, VECTORS, 0, a_k, b_k, product, i, j, kind)
     elif vectors == 1:
-        tile(rows, 1, 1, 0, a_k, b_k, product, i, j, kind)
+        tile(asks, rows, 1, 1, 0, a_k, b_k, product, i, j, kind)
     elif VECTORS > 3 and vectors == 3:
-        tile(rows, 1, 3, 0, a_k, b_k, product, i, j, kind)
+        tile(asks, rows, 1, 3, 0, a_k, b_k, product, i, j, kind)
     else:
-        tile(rows, 1, 2, 0, a_k, b_k, product, i, j, kind)
+        tile(asks, rows, 1, 2, 0, a_k, b_k, product, i, j, kind)
 
 
 cdef inline void edge(
-    const Py_ssize_t rows, Py_ssize_t valid, Py_ssize_t columns, const Py_ssize_t a_k, Py_ssize_t b_k,
+    const bint asks, const Py_ssize_t rows, Py_ssize_t valid, Py_ssize_t columns, const Py_ssize_t a_k, Py_ssize_t b_k,
     const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """A panel of which only `columns` columns and `valid` rows exist in start and c."""
@@ -134,19 +143,23 @@ cdef inline void edge(
     cdef const real* from_
     cdef real* to = <real*>product.c + i * product.c_row + j
     if columns == width and valid == rows:
-        tile_of(rows, vectors, a_k, b_k, product, i, j, kind)
+        tile_of(asks, rows, vectors, a_k, b_k, product, i, j, kind)
         return
     for t in range(product.count):
         terms[t] = product.terms[t]
         terms[t].a = <const real*>terms[t].a + i * terms[t].a_row
         terms[t].panels = <const real*>terms[t].panels + j * terms[t].K
-    whole = Product(&terms[0], product.count, &buffer[0], width, NULL, &buffer[0], width)
+    whole = product[0]
+    whole.terms = &terms[0]
+    whole.start = whole.c = &buffer[0]
+    whole.start_row = whole.c_row = width
+    whole.ids = NULL
     fill_bytes(buffer, 0, rows * width * sizeof(real))
     for r in range(valid):
         from_ = <const real*>start_of_row(product, i + r, j, kind)
         for q in range(columns):
             buffer[r * width + q] = from_[q]
-    tile_of(rows, vectors, a_k, b_k, &whole, 0, 0, kind)
+    tile_of(asks, rows, vectors, a_k, b_k, &whole, 0, 0, kind)
     for r in range(valid):
         for q in range(columns):
             to[r * product.c_row + q] = buffer[r * width + q]
@@ -158,10 +171,10 @@ cdef inline void some_panels(
 ) noexcept nogil:
     """Whole panels from column j on and the narrow ones behind, at once if there are registers for their sums."""
     if rows * (panels * VECTORS + narrow * NARROW) <= SUMS:
-        tile(rows, panels, VECTORS, narrow, 1, 0, product, i, j, kind)
+        tile(False, rows, panels, VECTORS, narrow, 1, 0, product, i, j, kind)
     else:
-        tile(rows, panels, VECTORS, 0, 1, 0, product, i, j, kind)
-        tile(rows, 0, VECTORS, narrow, 1, 0, product, i, j + panels * panel_width(kind), kind)
+        tile(False, rows, panels, VECTORS, 0, 1, 0, product, i, j, kind)
+        tile(False, rows, 0, VECTORS, narrow, 1, 0, product, i, j + panels * panel_width(kind), kind)
 
 
 cdef inline void last_panels(
@@ -200,7 +213,7 @@ cdef inline void few_rows(
         last_panels(rows, 0, narrow, product, i, j, kind)
     for p in range(whole + narrow, panel_count(N, kind)):
         j = panel_begin(p, N, kind)
-        edge(rows, rows, min(panel_begin(p + 1, N, kind), N) - j, 1, 0, product, i, j, kind)
+        edge(False, rows, rows, min(panel_begin(p + 1, N, kind), N) - j, 1, 0, product, i, j, kind)
 
 
 cdef inline void last_rows(
@@ -232,32 +245,27 @@ cdef inline void prefetch_tile(const real* c, Py_ssize_t c_row) noexcept nogil:
 
 
 cdef inline void panel_of_rows(
-    Py_ssize_t low, Py_ssize_t high, Py_ssize_t columns, const Product* product, Py_ssize_t j, Py_ssize_t size_ahead,
+    const bint asks, Py_ssize_t low, Py_ssize_t high, Py_ssize_t columns, const Product* product, Py_ssize_t j,
     real* kind,
 ) noexcept nogil:
-    """Panel j for rows low .. high-1, whole tiles; meanwhile so many bytes behind it may come into the second cache."""
-    cdef const Term* first = product.terms
-    cdef const char* ahead = <const char*>(<const real*>first.panels + j * first.K) + size_ahead
-    cdef const char* end = ahead + size_ahead
-    cdef const char* stop = ahead
-    cdef Py_ssize_t tiles = (high - low) // ROWS
-    cdef Py_ssize_t some = pieces(size_ahead, tiles)
+    """Panel j for rows low .. high-1, whole tiles."""
     cdef Py_ssize_t q, i
-    for q in range(tiles):
+    for q in range((high - low) // ROWS):
         i = low + q * ROWS
-        stop = min(stop + some, end)
-        while ASKS and ahead < stop:
-            prefetch_far(ahead)
-            ahead += 64
         if i + ROWS < high:              # rows behind may be another thread's, which is writing them
             prefetch_tile(<real*>product.c + (i + ROWS) * product.c_row + j, product.c_row)
-        edge(ROWS, ROWS, columns, 1, 0, product, i, j, kind)
+        edge(asks, ROWS, ROWS, columns, 1, 0, product, i, j, kind)
 
 
-cdef inline void large_panel_of_rows(
-    Py_ssize_t low, Py_ssize_t high, Py_ssize_t columns, const Product* product, Py_ssize_t j, real* kind,
+cdef inline void panel_in_parts(
+    const bint asks, Py_ssize_t low, Py_ssize_t high, Py_ssize_t columns, const Product* product, Py_ssize_t j,
+    real* kind,
 ) noexcept nogil:
-    """The same, DEPTH steps of k at a time: that much of a panel stays in the nearest cache, and so does c."""
+    """The same, DEPTH steps of k at a time: that much of a panel stays in the nearest cache, and so does c.
+
+    The next part may come into the second cache meanwhile. Its places are asked for one after another: many at once
+    would hold up what the tiles wait for.
+    """
     cdef Term term
     cdef Product part = product[0]
     cdef Py_ssize_t width = padded(columns, kind)
@@ -271,7 +279,11 @@ cdef inline void large_panel_of_rows(
             term.a = <const real*>term.a + k
             term.panels = <const real*>term.panels + j * term.K + k * width
             term.K = min(<Py_ssize_t>DEPTH, term.K - k)
-            panel_of_rows(low, high, columns, &part, 0, term.K * width * sizeof(real), kind)
+            if asks:
+                part.ahead_k = width * sizeof(real) * ROWS // (high - low)
+                part.ahead = <const char*>(<const real*>term.panels + term.K * width)
+                part.ahead -= low // ROWS * term.K * part.ahead_k
+            panel_of_rows(asks, low, high, columns, &part, 0, kind)
             part.start, part.start_row, part.ids = part.c, part.c_row, NULL
 
 
@@ -280,7 +292,7 @@ cdef void multiply(
     const Term* terms, Py_ssize_t count, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """c (M, N) = start + the sum of the terms."""
-    cdef Product product = Product(terms, count, start, start_row, ids, c, c_row)
+    cdef Product product = Product(terms, count, start, start_row, ids, c, c_row, NULL, 0)
     cdef Py_ssize_t tiled = M // ROWS * ROWS
     cdef Py_ssize_t size = 0
     cdef Py_ssize_t band, p, i, j, t, high, columns
@@ -296,10 +308,12 @@ cdef void multiply(
         for p in range(panel_count(N, c)):
             j = panel_begin(p, N, c)
             columns = min(panel_begin(p + 1, N, c), N) - j
-            if LARGE == 0 or size > LARGE:
-                large_panel_of_rows(i, high, columns, &product, j, c)
+            if size > LARGE:
+                panel_in_parts(True, i, high, columns, &product, j, c)
+            elif IN_PARTS:
+                panel_in_parts(False, i, high, columns, &product, j, c)
             else:
-                panel_of_rows(i, high, columns, &product, j, 0, c)
+                panel_of_rows(False, i, high, columns, &product, j, c)
     last_rows(M - tiled, N, &product, tiled, c)
 
 
@@ -389,7 +403,7 @@ cdef void outer_tiles(
     cdef Py_ssize_t p, q, i, j, columns, end
     cdef real* place
     cdef Term term
-    cdef Product product = Product(&term, 1, c, c_row, NULL, c, c_row)
+    cdef Product product = Product(&term, 1, c, c_row, NULL, c, c_row, NULL, 0)
     term.K, term.a_row = K, 1
     for p in range(panel_count(N, c)):
         j = panel_begin(p, N, c)
@@ -407,11 +421,11 @@ cdef void outer_tiles(
             term.a = strip + i * K
             product.start = product.c = place
             if rows - i == 1:
-                edge(1, 1, columns, ROWS, b_k, &product, 0, 0, c)
+                edge(False, 1, 1, columns, ROWS, b_k, &product, 0, 0, c)
             elif rows - i == 2:
-                edge(2, 2, columns, ROWS, b_k, &product, 0, 0, c)
+                edge(False, 2, 2, columns, ROWS, b_k, &product, 0, 0, c)
             else:
-                edge(ROWS, min(<Py_ssize_t>ROWS, rows - i), columns, ROWS, b_k, &product, 0, 0, c)
+                edge(False, ROWS, min(<Py_ssize_t>ROWS, rows - i), columns, ROWS, b_k, &product, 0, 0, c)
 
 
 cdef Gemm table
