@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from rnncore import checks, initializers
 from rnncore.plan import Plan, Plans, States, gradient
-from rnncore.rows import Variable
+from rnncore.rows import Variable, zeros
 
 Seed = int | np.random.Generator | None
 State = Any  # h; or (h, c); or a list with the state of each recurrent layer; None where there is none
@@ -208,7 +208,7 @@ class Layer(Network):
         self.out_features = out_features
         self.dtype = checks.dtype(dtype)
         size = sum(map(math.prod, shapes.values()))
-        self.flat = Variable(np.zeros(size, self.dtype), np.zeros(size, self.dtype))
+        self.flat = Variable(zeros(size, self.dtype), zeros(size, self.dtype))
         self.params = Arrays("params", _views(self.flat.value, shapes))
         self.grads = Arrays("grads", _views(gradient(self.flat), shapes))
         initializer([self], self.rng)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rnncore import checks, kernels
-from rnncore.rows import Variable
+from rnncore.rows import Variable, zeros
 
 
 class Setting:
@@ -102,7 +102,9 @@ class Optimizer(ABC):
             raise ValueError(
                 f"this {type(self).__name__} is in use: give every trainer an optimizer of its own"
             )
-        self._bound = [{slot: np.zeros_like(v.value) for slot in self.slots()} for v in variables]
+        self._bound = [
+            {slot: zeros(v.value.shape, v.value.dtype) for slot in self.slots()} for v in variables
+        ]
         self.rules = [self.rule(v, state) for v, state in zip(variables, self._bound, strict=True)]
 
     def has_slots(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from rnncore import checks, kernels, losses
-from rnncore.rows import Rows, Variable
+from rnncore.rows import Rows, Variable, zeros
 
 States = Sequence[Sequence[np.ndarray]]  # for each recurrent layer h, or h and c: (L * directions, N, H)
 
@@ -174,7 +174,7 @@ class Plan:
                 self.stages.append(self.activation)
         self.loss = loss
         if loss:
-            self.target: np.ndarray = np.zeros(self.logits.value.shape, self.dtype)
+            self.target = zeros(self.logits.value.shape, self.dtype)
             if loss == "cross_entropy":
                 self.target = np.zeros(len(self.target), np.intp)
             bounds = losses.bounds(loss, self.logits.value.shape[1], self.dtype)
@@ -195,9 +195,9 @@ class Plan:
     def variable(self, shape: tuple[int, ...], grad: bool = True) -> Variable:
         """Return a buffer; in training with a gradient, which every backward pass begins from zero."""
         if not (grad and self.training):
-            return Variable(np.zeros(shape, self.dtype))
-        self.gradients.append(np.zeros(shape, self.dtype))
-        return Variable(np.zeros(shape, self.dtype), self.gradients[-1])
+            return Variable(zeros(shape, self.dtype))
+        self.gradients.append(zeros(shape, self.dtype))
+        return Variable(zeros(shape, self.dtype), self.gradients[-1])
 
     def weights(self, layer: Layer, names: Sequence[str]) -> tuple[Variable, ...]:
         """Return parameters of a layer, with their gradients if the plan is for training."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rnncore.rows import Rows
+from rnncore.rows import Rows, zeros
 
 
 def test_full_batch():
@@ -68,3 +68,12 @@ def test_a_batch_of_no_sequences():
     out = np.empty((0, 3, 2))
     rows.scatter(np.empty((0, 2)), out)
     rows.gather(out, np.empty((0, 2)))
+
+
+@pytest.mark.parametrize("shape", [0, 5, (3, 7), (2, 0)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_zeros_begin_a_cache_line(shape, dtype):
+    arrays = [zeros(shape, dtype) for _ in range(5)]
+    assert all(array.ctypes.data % 64 == 0 for array in arrays if array.size)
+    for array in arrays:
+        np.testing.assert_array_equal(array, np.zeros(shape, dtype), strict=True)
