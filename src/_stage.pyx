@@ -23,7 +23,7 @@ cdef enum:
     MOST = 64                    # threads
     BLOCK = 4096                 # numbers of a parameter that one thread updates at a time
 
-cdef double SHARE = 5e5          # multiply-adds below which another thread does not pay
+cdef double SHARE = 1.5e6        # multiply-adds of a forward pass below which another thread does not pay
 
 cdef Py_ssize_t limit = 1
 
@@ -65,9 +65,8 @@ cdef struct Shares:
 
 
 cdef void share_rows(const CStage* stage, Py_ssize_t parts, Shares* shares) noexcept nogil:
-    """Rows of about as many steps for every thread, in whole tiles of rows where there are enough."""
+    """Rows of about as many steps for every thread."""
     cdef Py_ssize_t N = stage.rows.N
-    cdef Py_ssize_t tile = 8 if N >= 8 * parts else (4 if N >= 4 * parts else 1)
     cdef Py_ssize_t steps = 0
     cdef Py_ssize_t part = 1
     cdef Py_ssize_t n, before
@@ -79,7 +78,7 @@ cdef void share_rows(const CStage* stage, Py_ssize_t parts, Shares* shares) noex
     for n in range(N):
         before = steps
         steps += stage.rows.lengths[n]
-        if part < parts and n % tile == 0 and before * parts >= part * row_count(stage.rows, False) and n > 0:
+        if part < parts and before * parts >= part * row_count(stage.rows, False) and n > 0:
             shares.bounds[part] = n
             part += 1
     for part in range(part, parts + 1):
@@ -96,6 +95,7 @@ cdef struct Run:
     void** buffers               # gradients of the data
     Py_ssize_t* sizes            # in bytes
     Py_ssize_t buffer_count
+    Py_ssize_t parts             # threads that share the output tiles of a training step
 
 
 cdef void over_bands(const CStage* stage, OverRows run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -411,21 +411,22 @@ cdef class Step:
         cdef Run* run = &self.run_
         cdef CStage* stage = run.stages[0]
         cdef Py_ssize_t N = stage.rows.N
-        cdef double work = 3 * work_of(run)
+        cdef double work = work_of(run)
         cdef double squares = 0
         cdef Py_ssize_t* horizon = stage.rows.horizon
-        cdef Py_ssize_t i, phase, parts
-        parts = parts_for(run, work)
-        run.fresh = first
-        rnn_parallel(prepare_tiles, run, parts)
+        cdef Py_ssize_t i, phase
         share_rows(stage, threads_for(work, N), &run.shares)
+        # what one thread has computed, others first have to fetch
+        run.parts = parts_for(run, work if run.shares.parts > 1 else work / 4)
+        run.fresh = first
+        rnn_parallel(prepare_tiles, run, run.parts)
         for phase in range(1 if horizon[2] else max(<Py_ssize_t>1, horizon[0])):
             horizon[1] = phase
             if phase > 0:
-                rnn_parallel(zero_tiles, run, parts)
+                rnn_parallel(zero_tiles, run, run.parts)
             rnn_parallel(both_shares, run, run.shares.parts)
             finish(run)
-            rnn_parallel(accumulate_tiles, run, parts)
+            rnn_parallel(accumulate_tiles, run, run.parts)
         for i in range(run.rule_count):
             if factor != 1:
                 run.rules[i].scale(run.rules[i].plan, factor)
@@ -445,7 +446,7 @@ cdef class Step:
             if self.clip_value < INFINITY:
                 run.rules[i].clip(run.rules[i].plan, self.clip_value)
         self.settings[1] += 1
-        rnn_parallel(update_tiles, run, threads_for(8.0 * <double>size, limit))
+        rnn_parallel(update_tiles, run, min(run.parts, threads_for(72.0 * <double>size, limit)))
 
 
 def _default_threads():

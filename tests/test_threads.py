@@ -22,9 +22,9 @@ def trained(threads: int, cell: str, N: int, lengths: np.ndarray | None, **optio
     """Parameters, predictions and state after three updates large enough to be shared out."""
     rc.set_num_threads(threads)
     rng = np.random.default_rng(0)
-    model = rc.SequenceModel(20, 70, 5, cell, 2, seed=1, **options)
+    model = rc.SequenceModel(20, 90, 5, cell, 2, seed=1, **options)
     trainer = rc.Trainer(model, "cross_entropy", rc.Adam(lr=0.01), clip_norm=0.1)
-    x, y = rng.integers(0, 20, (N, 30)), rng.integers(0, 5, (N, 30) if model.output == "all" else N)
+    x, y = rng.integers(0, 20, (N, 60)), rng.integers(0, 5, (N, 60) if model.output == "all" else N)
     for _ in range(3):
         trainer.step(x, y, lengths)
     state = trainer.state
@@ -39,7 +39,7 @@ def trained(threads: int, cell: str, N: int, lengths: np.ndarray | None, **optio
 @pytest.mark.parametrize("N", [3, 21, 40])
 @pytest.mark.parametrize("ragged", [False, True])
 def test_the_number_of_threads_changes_no_bit(cell, options, N, ragged):
-    lengths = np.random.default_rng(1).integers(0, 31, N) if ragged else None
+    lengths = np.random.default_rng(1).integers(0, 61, N) if ragged else None
     one = trained(1, cell, N, lengths, **options)
     for threads in (2, 3, 5):
         shared = trained(threads, cell, N, lengths, **options)
