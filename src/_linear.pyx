@@ -10,7 +10,7 @@ from _plan cimport (
     share, span, spans, stage_capsule,
 )
 
-from rnncore._stage import Stage, get_num_threads
+from rnncore._stage import Stage, num_threads_to_come
 
 cdef struct Dense:
     CStage stage
@@ -134,7 +134,7 @@ class Linear(Stage):
             panels_size(s.O, s.I, <float*>NULL) if single else panels_size(s.O, s.I, <double*>NULL)), &s.back_panels)
         if s.d_weight is not NULL:
             buffer(keep, size * s.O, &s.sums)
-            s.stage.most = get_num_threads()
+            s.stage.most = num_threads_to_come()
             buffer(keep, size * s.scratch_size * s.stage.most, &s.scratch)
         if single:
             s.stage.pack = <OverTiles>linear_pack[float]

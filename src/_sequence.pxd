@@ -183,8 +183,8 @@ cdef inline int allocate(list keep, Sequence* s) except -1:
         numbers(keep, s, max(s.V, s.D) * s.columns, &s.d_table)
     s.scratch_size = (
         scratch_size(max(s.D, s.H), <float*>NULL) if s.single else scratch_size(max(s.D, s.H), <double*>NULL))
-    from rnncore._stage import get_num_threads
-    s.stage.most = get_num_threads()
+    from rnncore._stage import num_threads_to_come
+    s.stage.most = num_threads_to_come()
     numbers(keep, s, s.stage.most * s.scratch_size, &s.scratch)
     return 0
 

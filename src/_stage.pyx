@@ -26,6 +26,7 @@ cdef enum:
 cdef double SHARE = 1.5e6        # multiply-adds of a forward pass below which another thread does not pay
 
 cdef Py_ssize_t limit = 1
+cdef Py_ssize_t usual = 1        # before anyone sets another limit
 
 
 def set_num_threads(count):
@@ -52,6 +53,11 @@ def set_num_threads(count):
 def get_num_threads():
     """Return how many threads are used at most."""
     return limit
+
+
+def num_threads_to_come():
+    """Return for how many threads there should be room: those in use, or those that may be set later."""
+    return max(limit, usual)
 
 
 cdef Py_ssize_t threads_for(double work, Py_ssize_t rows) noexcept nogil:
@@ -460,4 +466,5 @@ def _default_threads():
     return int(wanted)
 
 
-set_num_threads(_default_threads())
+usual = _default_threads()
+set_num_threads(usual)
