@@ -181,6 +181,7 @@ cdef inline void last_panels(
     const Py_ssize_t rows, const Py_ssize_t panels, Py_ssize_t narrow,
     const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
+    """some_panels, for any number of narrow ones."""
     if narrow == 2 and rows * 2 * NARROW <= SUMS:
         some_panels(rows, panels, 2, product, i, j, kind)
     elif narrow == 1:
