@@ -174,10 +174,9 @@ class Plan:
                 self.stages.append(self.activation)
         self.loss = loss
         if loss:
-            self.target = zeros(self.logits.value.shape, self.dtype)
-            if loss == "cross_entropy":
-                self.target = np.zeros(len(self.target), np.intp)
-            bounds = losses.bounds(loss, self.logits.value.shape[1], self.dtype)
+            R, O = self.logits.value.shape  # noqa: E741
+            self.target = np.zeros(R, np.intp) if loss == "cross_entropy" else zeros((R, O), self.dtype)
+            bounds = losses.bounds(loss, O, self.dtype)
             self._target_intake = self.kernels.Intake(self.rows, self.target, bounds, last=self.last)
             self.loss_stage = self.kernels.Loss(
                 self.rows,

@@ -79,7 +79,7 @@ cdef extern from *:
     enum:
         ROWS "RNN_ROWS"
         VECTORS "RNN_VECTORS"
-        NARROW "(RNN_VECTORS == 3 ? 2 : 1)"     # vectors of a last panel that few rows do together with whole ones
+        NARROW_VECTORS "(RNN_VECTORS == 3 ? 2 : 1)"     # of a last panel that few rows do together with whole ones
         DEPTH "RNN_DEPTH"           # steps of k whose panels stay in the nearest cache
         IN_PARTS "RNN_IN_PARTS"     # whether panels are always taken in parts of so many steps, or only large ones
         ASKS "RNN_ASKS"             # whether tiles of c are asked for ahead

@@ -3,9 +3,9 @@
 from cpython.pycapsule cimport PyCapsule_New
 
 from _gemm cimport (
-    ASKS, BAND, COLUMNS, DEPTH, FLOATS, IN_PARTS, NARROW, ROWS, STRIP, VECTORS, Gemm, Term, copy_bytes, copy_columns,
-    fill_bytes, lanes, padded, panel_begin, panel_count, panel_width, pieces, prefetch, prefetch_far, prefetch_near,
-    two_and_two,
+    ASKS, BAND, COLUMNS, DEPTH, FLOATS, IN_PARTS, NARROW_VECTORS, ROWS, STRIP, VECTORS, Gemm, Term, copy_bytes,
+    copy_columns, fill_bytes, lanes, padded, panel_begin, panel_count, panel_width, pieces, prefetch, prefetch_far,
+    prefetch_near, two_and_two,
 )
 from _math cimport real
 
@@ -42,11 +42,11 @@ cdef inline void multiply_add(
 ) noexcept nogil:
     """The tile of c from row i and column j on; a[i, k] lies at a[i * a_row + k * a_k], b[k] at b[k * b_k].
 
-    Some panels of `width` columns, and behind them `narrow` ones of NARROW vectors. The loops over terms and over k
+    Some panels of `width` columns, and behind them `narrow` ones of NARROW_VECTORS. The loops over terms and over k
     end at their bottom (K is never 0): otherwise the compiler keeps the sums in memory for the case that nothing is
     added.
     """
-    cdef Py_ssize_t narrow_width = NARROW * lanes(sums)
+    cdef Py_ssize_t narrow_width = NARROW_VECTORS * lanes(sums)
     cdef Py_ssize_t whole = panels * width
     cdef Py_ssize_t columns = whole + narrow * narrow_width
     cdef Py_ssize_t t = 0
@@ -170,7 +170,7 @@ cdef inline void some_panels(
     const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """Whole panels from column j on and the narrow ones behind, at once if there are registers for their sums."""
-    if rows * (panels * VECTORS + narrow * NARROW) <= SUMS:
+    if rows * (panels * VECTORS + narrow * NARROW_VECTORS) <= SUMS:
         tile(False, rows, panels, VECTORS, narrow, 1, 0, product, i, j, kind)
     else:
         tile(False, rows, panels, VECTORS, 0, 1, 0, product, i, j, kind)
@@ -182,7 +182,7 @@ cdef inline void last_panels(
     const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """some_panels, for any number of narrow ones."""
-    if narrow == 2 and rows * 2 * NARROW <= SUMS:
+    if narrow == 2 and rows * 2 * NARROW_VECTORS <= SUMS:
         some_panels(rows, panels, 2, product, i, j, kind)
     elif narrow == 1:
         some_panels(rows, panels, 1, product, i, j, kind)
@@ -199,7 +199,7 @@ cdef inline void few_rows(
     cdef Py_ssize_t rest = whole % panels
     cdef Py_ssize_t narrow = panel_count(N, kind) - whole
     cdef Py_ssize_t p, j
-    if N != whole * width + narrow * NARROW * lanes(kind) or rows * narrow * NARROW > SUMS:
+    if N != whole * width + narrow * NARROW_VECTORS * lanes(kind) or rows * narrow * NARROW_VECTORS > SUMS:
         narrow = 0
     for p in range(whole // panels):
         some_panels(rows, panels, 0, product, i, p * panels * width, kind)
