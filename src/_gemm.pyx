@@ -16,6 +16,7 @@ from _math cimport real
 cdef enum:
     SUMS = ROWS * VECTORS        # vectors that stay in registers
     LARGE = 2 << 20              # bytes of panels that no second cache holds: they are asked for ahead
+    NEAR = 40 << 12              # bytes over which tiles read columns: as many pages as a core finds at once
 
 
 cdef struct Product:             # c = start + the sum of the terms; there is one or more
@@ -37,7 +38,7 @@ cdef inline const void* start_of_row(const Product* product, Py_ssize_t i, Py_ss
 
 cdef inline void multiply_add(
     const bint asks, const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t width,
-    const Py_ssize_t narrow, const Py_ssize_t a_k, Py_ssize_t b_k, const Product* product, Py_ssize_t i, Py_ssize_t j,
+    const Py_ssize_t narrow, Py_ssize_t a_k, Py_ssize_t b_k, const Product* product, Py_ssize_t i, Py_ssize_t j,
     real* sums,
 ) noexcept nogil:
     """The tile of c from row i and column j on; a[i, k] lies at a[i * a_row + k * a_k], b[k] at b[k * b_k].
@@ -106,7 +107,7 @@ cdef inline void multiply_add(
 
 cdef inline void tile(
     const bint asks, const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, const Py_ssize_t narrow,
-    const Py_ssize_t a_k, Py_ssize_t b_k, const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
+    Py_ssize_t a_k, Py_ssize_t b_k, const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """multiply_add with sums of its own. Panels are packed, and follow each other, where b_k is 0."""
     cdef real sums[SUMS * FLOATS]
@@ -115,7 +116,7 @@ cdef inline void tile(
 
 
 cdef inline void tile_of(
-    const bint asks, const Py_ssize_t rows, Py_ssize_t vectors, const Py_ssize_t a_k, Py_ssize_t b_k,
+    const bint asks, const Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t a_k, Py_ssize_t b_k,
     const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """One panel of any number of vectors."""
@@ -130,7 +131,7 @@ cdef inline void tile_of(
 
 
 cdef inline void edge(
-    const bint asks, const Py_ssize_t rows, Py_ssize_t valid, Py_ssize_t columns, const Py_ssize_t a_k, Py_ssize_t b_k,
+    const bint asks, const Py_ssize_t rows, Py_ssize_t valid, Py_ssize_t columns, Py_ssize_t a_k, Py_ssize_t b_k,
     const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """A panel of which only `columns` columns and `valid` rows exist in start and c."""
@@ -335,6 +336,8 @@ cdef void multiply_outer(
     # far apart, so fewer rows of it stay in the nearest cache.
     cdef bint in_place = groups * size <= STRIP and N % lanes(c) == 0 and b_rows is NULL
     cdef Py_ssize_t deep = DEPTH // 2 if in_place else DEPTH
+    # Neither are whole tiles of a, where so many rows lie on few pages.
+    cdef bint near = DEPTH * a_row * <Py_ssize_t>sizeof(real) <= NEAR
     cdef Py_ssize_t p, j, columns, q, k, depth, g, r, i, rows
     cdef const real* columns_of_a
     for p in range(pieces(N, COLUMNS)):
@@ -350,9 +353,10 @@ cdef void multiply_outer(
                     i = low + r * STRIP
                     rows = min(<Py_ssize_t>STRIP, high - i)
                     columns_of_a = a + k * a_row + g * stride + i
-                    pack_strip(strip, depth, rows, columns_of_a, a_row)
-                    outer_tiles(depth, columns, rows, strip, b + k * b_row + j if in_place else panels,
-                                b_row if in_place else 0, c + (g * size + i) * N + j, N, columns_of_a + STRIP, a_row)
+                    pack_strip(strip, depth, rows // ROWS if near else 0, rows, columns_of_a, a_row)
+                    outer_tiles(depth, columns, rows, columns_of_a, a_row, near, strip,
+                                b + k * b_row + j if in_place else panels, b_row if in_place else 0,
+                                c + (g * size + i) * N + j, N)
 
 
 cdef void pack_rows(
@@ -375,33 +379,35 @@ cdef void pack_rows(
 
 
 cdef inline void pack_strip(
-    real* restrict strip, Py_ssize_t K, Py_ssize_t columns, const real* restrict a, Py_ssize_t a_row,
+    real* restrict strip, Py_ssize_t K, Py_ssize_t first, Py_ssize_t columns, const real* restrict a, Py_ssize_t a_row,
 ) noexcept nogil:
-    """Some neighbouring columns of a in tiles of ROWS, each k after k; missing ones are zero."""
+    """Some neighbouring columns of a in tiles of ROWS from tile `first` on, each k after k; missing ones are zero."""
     cdef Py_ssize_t k, i, q
-    if columns == STRIP:
+    if first == 0 and columns == STRIP:
         for k in range(K):
             for q in range(STRIP // ROWS):
                 for i in range(ROWS):
                     strip[(q * K + k) * ROWS + i] = a[k * a_row + q * ROWS + i]
         return
-    for q in range(pieces(columns, ROWS)):
+    for q in range(first, pieces(columns, ROWS)):
         for k in range(K):
             for i in range(ROWS):
                 strip[(q * K + k) * ROWS + i] = a[k * a_row + q * ROWS + i] if q * ROWS + i < columns else 0
 
 
 cdef void outer_tiles(
-    Py_ssize_t K, Py_ssize_t N, Py_ssize_t rows, const real* strip, const real* panels, Py_ssize_t b_k,
-    real* c, Py_ssize_t c_row, const real* ahead, Py_ssize_t a_row,
+    Py_ssize_t K, Py_ssize_t N, Py_ssize_t rows, const real* a, Py_ssize_t a_row, bint near, const real* strip,
+    const real* panels, Py_ssize_t b_k, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
-    """c (rows, N) += strip.T @ panels; meanwhile the next strip, K rows at `ahead`, comes into the cache.
+    """c (rows, N) += a.T @ panels; meanwhile the next columns of a come into the cache.
 
-    Where b_k is not 0, the rows of `panels` lie so far apart, and whole.
+    All of a is packed in `strip`, but for whole tiles where it is near. Where b_k is not 0, the rows of `panels` lie so
+    far apart, and whole.
     """
+    cdef const real* ahead = a + STRIP
     cdef Py_ssize_t some = pieces(K, panel_count(N, c) * pieces(rows, ROWS))
     cdef Py_ssize_t k = 0
-    cdef Py_ssize_t p, q, i, j, columns, end
+    cdef Py_ssize_t p, q, i, j, columns, end, a_k
     cdef real* place
     cdef Term term
     cdef Product product = Product(&term, 1, c, c_row, NULL, c, c_row, NULL, 0)
@@ -419,14 +425,17 @@ cdef void outer_tiles(
             while k < end:
                 prefetch_near(ahead + k * a_row)
                 k += 1
-            term.a = strip + i * K
+            if near and i + ROWS <= rows:
+                term.a, a_k = a + i, a_row
+            else:
+                term.a, a_k = strip + i * K, ROWS
             product.start = product.c = place
             if rows - i == 1:
-                edge(False, 1, 1, columns, ROWS, b_k, &product, 0, 0, c)
+                edge(False, 1, 1, columns, a_k, b_k, &product, 0, 0, c)
             elif rows - i == 2:
-                edge(False, 2, 2, columns, ROWS, b_k, &product, 0, 0, c)
+                edge(False, 2, 2, columns, a_k, b_k, &product, 0, 0, c)
             else:
-                edge(False, ROWS, min(<Py_ssize_t>ROWS, rows - i), columns, ROWS, b_k, &product, 0, 0, c)
+                edge(False, ROWS, min(<Py_ssize_t>ROWS, rows - i), columns, a_k, b_k, &product, 0, 0, c)
 
 
 cdef Gemm table
