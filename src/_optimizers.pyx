@@ -7,7 +7,7 @@ update, counting from 1, and then what its class says.
 from libc.math cimport sqrt
 
 from _gemm cimport FLOATS
-from _math cimport real, square_root
+from _math cimport real, root_of_squares, square_root
 from _plan cimport Rule as CRule, address, buffer, rule_capsule
 
 from rnncore._stage import Rule
@@ -66,7 +66,7 @@ cdef inline void adagrad_update(
     for j in range(size):
         g = grad[j] + weight_decay * p[j]
         squares[j] += g * g
-        p[j] -= lr * g / (square_root(squares[j]) + eps)
+        p[j] -= lr * g / (root_of_squares(squares[j]) + eps)
 
 
 cdef inline void adagrad(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
@@ -119,7 +119,7 @@ cdef inline void adam_update(
         g = grad[j] + weight_decay * p[j]
         exp_avg[j] += fresh1 * (g - exp_avg[j])
         exp_avg_sq[j] = beta2 * exp_avg_sq[j] + fresh2 * g * g
-        p[j] = shrink * p[j] - rate * exp_avg[j] / (square_root(exp_avg_sq[j]) / correction + eps)
+        p[j] = shrink * p[j] - rate * exp_avg[j] / (root_of_squares(exp_avg_sq[j]) / correction + eps)
 
 
 cdef inline void adam(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
@@ -166,12 +166,12 @@ cdef inline void scaled(Py_ssize_t size, real* restrict grad, real factor) noexc
         grad[j] *= factor
 
 
-cdef void scale(void* plan, double factor) noexcept nogil:
+cdef void scale(void* plan, double factor, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     cdef Update* s = <Update*>plan
     if s.single:
-        scaled(s.rule.size, <float*>s.grad, <float>factor)
+        scaled(end - begin, <float*>s.grad + begin, <float>factor)
     else:
-        scaled(s.rule.size, <double*>s.grad, factor)
+        scaled(end - begin, <double*>s.grad + begin, factor)
 
 
 cdef inline void clipped(Py_ssize_t size, real* restrict grad, real high) noexcept nogil:
@@ -180,12 +180,12 @@ cdef inline void clipped(Py_ssize_t size, real* restrict grad, real high) noexce
         grad[j] = high if grad[j] > high else (-high if grad[j] < -high else grad[j])
 
 
-cdef void clip(void* plan, double limit) noexcept nogil:
+cdef void clip(void* plan, double limit, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     cdef Update* s = <Update*>plan
     if s.single:
-        clipped(s.rule.size, <float*>s.grad, <float>limit)
+        clipped(end - begin, <float*>s.grad + begin, <float>limit)
     else:
-        clipped(s.rule.size, <double*>s.grad, limit)
+        clipped(end - begin, <double*>s.grad + begin, limit)
 
 
 ctypedef void (*Function)(void* plan, Py_ssize_t begin, Py_ssize_t end) noexcept nogil

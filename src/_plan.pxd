@@ -47,8 +47,8 @@ cdef struct Rule:
     Py_ssize_t grad_bytes
     void (*update)(void* plan, Py_ssize_t begin, Py_ssize_t end) noexcept nogil
     double (*sum_of_squares)(void* plan) noexcept nogil
-    void (*scale)(void* plan, double factor) noexcept nogil
-    void (*clip)(void* plan, double limit) noexcept nogil
+    void (*scale)(void* plan, double factor, Py_ssize_t begin, Py_ssize_t end) noexcept nogil
+    void (*clip)(void* plan, double limit, Py_ssize_t begin, Py_ssize_t end) noexcept nogil
 
 
 cdef inline void* address(object array) except? NULL:

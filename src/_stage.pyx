@@ -103,6 +103,8 @@ cdef struct Run:
     Py_ssize_t* sizes            # in bytes
     Py_ssize_t buffer_count
     Py_ssize_t parts             # threads that share the output tiles of a training step
+    double clip_norm, clip_value
+    double factor                # of the gradients, whose norm is clipped
 
 
 cdef void over_bands(const CStage* stage, OverRows run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -194,14 +196,20 @@ cdef Py_ssize_t parts_for(const Run* run, double work) noexcept nogil:
 
 
 cdef void update_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """Blocks are shared out whole, so that every number is updated by the same instructions."""
+    """Clip and update. Blocks are shared out whole, so that every number is updated by the same instructions."""
     cdef Run* run = <Run*>argument
-    cdef Py_ssize_t i, blocks
+    cdef Py_ssize_t i, j, begin, end, blocks
     cdef CRule* rule
     for i in range(run.rule_count):
         rule = run.rules[i]
         blocks = (rule.size + BLOCK - 1) // BLOCK
-        rule.update(rule.plan, blocks * part // parts * BLOCK, min(blocks * (part + 1) // parts * BLOCK, rule.size))
+        for j in range(blocks * part // parts, blocks * (part + 1) // parts):
+            begin, end = j * BLOCK, min((j + 1) * BLOCK, rule.size)
+            if run.factor < 1:
+                rule.scale(rule.plan, run.factor, begin, end)
+            if run.clip_value < INFINITY:
+                rule.clip(rule.plan, run.clip_value, begin, end)
+            rule.update(rule.plan, begin, end)
 
 
 cdef class Stage:
@@ -341,11 +349,11 @@ cdef class Rule:
 
     def scale(self, double factor):
         """Multiply the gradient by a factor."""
-        self.rule.scale(self.rule.plan, factor)
+        self.rule.scale(self.rule.plan, factor, 0, self.rule.size)
 
     def clip(self, double limit):
         """Clip every element of the gradient to [-limit, limit]; NaN stays."""
-        self.rule.clip(self.rule.plan, limit)
+        self.rule.clip(self.rule.plan, limit, 0, self.rule.size)
 
 
 cdef class Step:
@@ -374,7 +382,6 @@ cdef class Step:
     cdef list keep
     cdef double* settings
     cdef double* value
-    cdef double clip_norm, clip_value
     cdef readonly double loss, norm
 
     def __init__(self, stages, buffers, rules, settings, *, clip_norm=INFINITY, clip_value=INFINITY):
@@ -392,7 +399,7 @@ cdef class Step:
             self.run_.buffers[i], self.run_.sizes[i] = address(array), array.nbytes
         self.settings = <double*>address(settings)
         self.value = <double*>address(stages[len(stages) - 1].value)
-        self.clip_norm, self.clip_value = clip_norm, clip_value
+        self.run_.clip_norm, self.run_.clip_value = clip_norm, clip_value
 
     def run(self, bint first=True, bint last=True, double factor=1.0):
         """Make one update, unless the loss or the norm is not finite: then no parameter changes.
@@ -441,22 +448,18 @@ cdef class Step:
             rnn_parallel(accumulate_tiles, run, run.parts)
         for i in range(run.rule_count):
             if factor != 1:
-                run.rules[i].scale(run.rules[i].plan, factor)
+                run.rules[i].scale(run.rules[i].plan, factor, 0, run.rules[i].size)
             squares += run.rules[i].sum_of_squares(run.rules[i].plan)
         self.loss = self.value[0]
         self.norm = sqrt(squares)
 
     cdef void update(self) noexcept nogil:
         cdef Run* run = &self.run_
-        cdef double factor = self.clip_norm / (self.norm + 1e-6)
         cdef Py_ssize_t size = 0
         cdef Py_ssize_t i
         for i in range(run.rule_count):
             size += run.rules[i].size
-            if factor < 1:
-                run.rules[i].scale(run.rules[i].plan, factor)
-            if self.clip_value < INFINITY:
-                run.rules[i].clip(run.rules[i].plan, self.clip_value)
+        run.factor = run.clip_norm / (self.norm + 1e-6)
         self.settings[1] += 1
         rnn_parallel(update_tiles, run, min(run.parts, threads_for(72.0 * <double>size, limit)))
 

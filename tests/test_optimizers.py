@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rnncore as rc
-from rnncore import optimizers
+from rnncore import kernels, optimizers
 from rnncore.rows import Variable
 
 GRADS = np.random.default_rng(0).normal(size=(6, 5))
@@ -67,6 +67,36 @@ def adam(p, grads, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, decoup
 
 def adamw(p, grads, weight_decay=1e-2, **options):
     return adam(p, grads, weight_decay=weight_decay, decoupled=True, **options)
+
+
+LEVELS = [name for name in kernels.available() if name != "numpy"]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+def test_roots_of_all_sizes(level, dtype):
+    limits = np.finfo(dtype)
+    x = 10 ** np.random.default_rng(0).uniform(np.log10(limits.tiny), np.log10(limits.max), 5000)
+    squares = np.concatenate([[limits.tiny, limits.max], x]).astype(dtype)
+    lr, grad = 2.0 ** (100, 1000)[dtype == np.float64], 2.0 ** -(100, 1000)[dtype == np.float64]
+    changed = adagrad_from(level, squares, lr, grad, eps=0)  # the gradient's own square vanishes
+    np.testing.assert_allclose(changed * np.sqrt(squares.astype(np.longdouble)), -1, rtol=4 * limits.eps)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+def test_roots_of_extremes(level, dtype):
+    tiny = np.finfo(dtype).tiny
+    changed = adagrad_from(level, np.array([0, tiny / 8, np.inf, np.nan], dtype), 1.0, 1e-30, eps=1e-10)
+    np.testing.assert_allclose(changed, [-1e-20, -1e-20, 0, np.nan], rtol=1e-6)
+
+
+def adagrad_from(level, squares, lr, grad, eps) -> np.ndarray:
+    """What Adagrad makes of parameters 0 after such a sum of squares."""
+    variable = Variable(np.zeros_like(squares), np.full_like(squares, grad))
+    settings = np.array([lr, 1, eps, 0], np.float64)
+    kernels.load(level).Adagrad(variable, squares.copy(), settings).update()
+    return variable.value
 
 
 CASES = [
