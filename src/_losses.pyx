@@ -97,9 +97,8 @@ cdef inline real total(Py_ssize_t size, const real* restrict x) noexcept nogil:
     return sum_
 
 
-cdef inline real exponentials(Py_ssize_t size, const real* restrict x, real* restrict e) noexcept nogil:
-    """e = exp(x - max x); returns their sum."""
-    cdef real top = maximum(size, x)
+cdef inline real exponentials(Py_ssize_t size, const real* restrict x, real top, real* restrict e) noexcept nogil:
+    """e = exp(x - top); returns their sum."""
     cdef Py_ssize_t j
     for j in range(size):
         e[j] = exponential(x[j] - top)
@@ -124,7 +123,7 @@ cdef inline void activate(int kind, Py_ssize_t O, const real* restrict x, real* 
         for j in range(O):
             y[j] = sigmoid(x[j])
     else:
-        sum_ = exponentials(O, x, y)
+        sum_ = exponentials(O, x, maximum(O, x), y)
         for j in range(O):
             y[j] = y[j] / sum_
 
@@ -200,14 +199,16 @@ cdef inline double loss_forward(
     int kind, Py_ssize_t O, const real* p, const real* t, Py_ssize_t class_, real* e, double* sum_e,
 ) noexcept nogil:
     """The loss of one row. Cross-entropy leaves exp(p - max p) in e and their sum in sum_e."""
+    cdef real top
     if kind == MSE:
         return squared_error(O, p, t)
     if kind == HALF_MSE:
         return squared_error(O, p, t) * 0.5
     if kind == BCE:
         return binary_cross_entropy(O, p, t)
-    sum_e[0] = exponentials(O, p, e)
-    return log(sum_e[0]) + maximum(O, p) - p[class_]
+    top = maximum(O, p)
+    sum_e[0] = exponentials(O, p, top, e)
+    return log(sum_e[0]) + top - p[class_]
 
 
 cdef inline void loss_backward(
