@@ -10,10 +10,10 @@ from _gemm cimport Term, fill_bytes, product
 from _math cimport hyperbolic_tangent, real, sigmoids
 from _plan cimport OverRows, OverTiles, share, stage_capsule
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, arriving_gradient, bias_gradient, bind, gate_product, gate_rows,
-    handed_on, hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients, kept_rows,
-    late_input_gradient, load_final_gradient, load_initial, numbers, pack_weights, row_before, step_input_gradient,
-    store_final, store_output, unless_zero, walk,
+    Sequence, Step, add_initial_gradient, add_rows, add_sums, add_units, arriving_gradient, bind, block_begin, blocks,
+    gate_product, gate_rows, handed_on, hidden_gradient, hidden_weight_gradients, input_product,
+    input_weight_gradients, kept_rows, late_input_gradient, load_final_gradient, load_initial, numbers, pack_weights,
+    row_before, step_input_gradient, store_final, store_output, unless_zero, walk, zero_sums,
 )
 
 from rnncore._stage import Stage
@@ -167,17 +167,26 @@ cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize
 cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     cdef real* kept = <real*>s.kept
     cdef real* dw = <real*>s.d_weight_hh
+    cdef real* n_sums = <real*>s.bias_n_sums
     cdef Py_ssize_t n = 2 * s.H              # where n begins in weights and biases
-    hidden_weight_gradients(s, dz, s.width, 2, <real*>s.h, s.previous, dw, part, parts)
+    cdef Py_ssize_t low = share(s.stride, part, parts)
+    cdef Py_ssize_t high = share(s.stride, part + 1, parts)
+    cdef Py_ssize_t i, begin
+    zero_sums(s, part, parts, dz)
     if s.reset_after:
-        input_weight_gradients(s, dz, 2, part, parts)
-        hidden_weight_gradients(s, kept, s.stride, 1, <real*>s.h, s.previous, dw + n * s.H, part, parts)
-        if s.bias_hh is not NULL:
-            bias_gradient(s, kept + share(s.stride, part, parts), s.rows.offsets[s.rows.T], s.stride, 1,
-                          <real*>s.d_bias_hh + n, 0, <real*>NULL, part, parts)
-    else:
-        input_weight_gradients(s, dz, 3, part, parts)
-        hidden_weight_gradients(s, dz + s.groups[1].begin, s.width, 1, kept, NULL, dw + n * s.H, part, parts)
+        fill_bytes(n_sums + low, 0, (high - low) * sizeof(real))
+    for i in range(blocks(s)):
+        begin = block_begin(s, i)
+        input_weight_gradients(s, dz, i, part, parts)
+        hidden_weight_gradients(s, dz, s.width, 2, <real*>s.h, s.previous, dw, i, part, parts)
+        if s.reset_after:
+            hidden_weight_gradients(s, kept, s.stride, 1, <real*>s.h, s.previous, dw + n * s.H, i, part, parts)
+            add_rows(n_sums + low, block_begin(s, i + 1) - begin, kept + begin * s.stride + low, s.stride, high - low)
+        else:
+            hidden_weight_gradients(s, dz + s.groups[1].begin, s.width, 1, kept, NULL, dw + n * s.H, i, part, parts)
+    add_sums(s, 2 if s.reset_after else 3, part, parts, dz)
+    if s.reset_after and s.bias_hh is not NULL:
+        add_units(s, n_sums, low, high, <real*>s.d_bias_hh + n)
 
 
 class GRU(Stage):
@@ -189,6 +198,7 @@ class GRU(Stage):
         numbers(keep, s, kept_rows(s) * s.stride, &s.kept)
         if reset_after:
             numbers(keep, s, s.stride, &s.bias_n)
+            numbers(keep, s, s.stride, &s.bias_n_sums)
         if s.training:
             numbers(keep, s, N * s.stride, &s.dc)
         if s.single:

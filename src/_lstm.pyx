@@ -7,10 +7,10 @@
 from _math cimport hyperbolic_tangent, real, sigmoids
 from _plan cimport OverRows, OverTiles, stage_capsule
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, arriving_gradient, bind, gate_product, handed_on, hidden_gradient,
-    hidden_weight_gradients, input_product, input_weight_gradients, kept_rows, late_input_gradient,
+    Sequence, Step, add_initial_gradient, add_sums, arriving_gradient, bind, blocks, gate_product, handed_on,
+    hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients, kept_rows, late_input_gradient,
     load_final_gradient, load_initial, numbers, pack_weights, row_before, state_rows, step_input_gradient, store_final,
-    store_output, walk,
+    store_output, walk, zero_sums,
 )
 
 from rnncore._stage import Stage
@@ -110,8 +110,12 @@ cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize
 
 
 cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    input_weight_gradients(s, dz, 4, part, parts)
-    hidden_weight_gradients(s, dz, s.width, s.G, <real*>s.h, s.previous, <real*>s.d_weight_hh, part, parts)
+    cdef Py_ssize_t i
+    zero_sums(s, part, parts, dz)
+    for i in range(blocks(s)):
+        input_weight_gradients(s, dz, i, part, parts)
+        hidden_weight_gradients(s, dz, s.width, s.G, <real*>s.h, s.previous, <real*>s.d_weight_hh, i, part, parts)
+    add_sums(s, 4, part, parts, dz)
 
 
 class LSTM(Stage):

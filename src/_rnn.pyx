@@ -9,9 +9,10 @@ from _gemm cimport copy_bytes
 from _math cimport hyperbolic_tangent, real, sigmoid
 from _plan cimport OverRows, OverTiles, buffer, stage_capsule
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, arriving_gradient, bind, gate_product, handed_on, hidden_gradient,
-    hidden_weight_gradients, input_product, input_weight_gradients, late_input_gradient, load_final_gradient,
-    load_initial, numbers, pack_weights, row_before, step_input_gradient, store_final, store_output, walk,
+    Sequence, Step, add_initial_gradient, add_sums, arriving_gradient, bind, blocks, gate_product, handed_on,
+    hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients, late_input_gradient,
+    load_final_gradient, load_initial, numbers, pack_weights, row_before, step_input_gradient, store_final,
+    store_output, walk, zero_sums,
 )
 
 from rnncore._stage import Stage
@@ -132,10 +133,13 @@ cdef void sequence_backward(Sequence* s, real* dz, Py_ssize_t first, Py_ssize_t 
 
 
 cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    cdef Py_ssize_t m
+    cdef Py_ssize_t i, m
     cdef double total = 0
-    input_weight_gradients(s, dz, 1, part, parts)
-    hidden_weight_gradients(s, dz, s.width, 1, <real*>s.h, s.previous, <real*>s.d_weight_hh, part, parts)
+    zero_sums(s, part, parts, dz)
+    for i in range(blocks(s)):
+        input_weight_gradients(s, dz, i, part, parts)
+        hidden_weight_gradients(s, dz, s.width, 1, <real*>s.h, s.previous, <real*>s.d_weight_hh, i, part, parts)
+    add_sums(s, 1, part, parts, dz)
     if s.kind == PRELU and part == 0:
         for m in range(s.rows.offsets[s.rows.T]):
             total += s.slope_terms[m]

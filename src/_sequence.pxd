@@ -11,7 +11,7 @@ through it.
 """
 
 from _gemm cimport (
-    BAND, ROWS, STRIP, Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
+    BAND, DEPTH, ROWS, STRIP, Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
     pack_transposed, padded, panels_size, pieces, product, scratch_size, transpose,
 )
 from _math cimport real
@@ -87,6 +87,8 @@ cdef struct Sequence:
     void* table                  # (V, width)  bias + weight_ih.T, a row for each token
     # Its gradient, (V, columns of a part) for each thread; for an x of few columns that of weight_ih.T, (D, ..)
     void* d_table
+    void* bias_sums              # (columns,)  the sum of all dz
+    void* bias_n_sums            # (stride,)  and that of a GRU's gradient of W_hn h + b_hn
     void* input_back_panels      # (width, D)     dz -> dx
     void* scratch                # blocks of the weight gradients, one for each thread
     Py_ssize_t scratch_size
@@ -181,6 +183,7 @@ cdef inline int allocate(list keep, Sequence* s) except -1:
         panels(keep, s, s.columns, s.D, &s.input_back_panels)
     if s.tokens or s.D <= NARROW:
         numbers(keep, s, max(s.V, s.D) * s.columns, &s.d_table)
+    numbers(keep, s, s.columns, &s.bias_sums)
     s.scratch_size = (
         scratch_size(max(s.D, s.H), <float*>NULL) if s.single else scratch_size(max(s.D, s.H), <double*>NULL))
     from rnncore._stage import num_threads_to_come
@@ -501,24 +504,120 @@ cdef inline void late_input_gradient(
 
 
 # ---------------------------------------------------------------------------------------------
-# Weight gradients: one product over all steps, shared out by output tile
+# Weight gradients: sums over all steps, shared out by output tile. They go by blocks of packed rows, so that dz of a
+# block comes into the cache once for all of them.
+
+cdef inline Py_ssize_t blocks(const Sequence* s) noexcept nogil:
+    return pieces(s.rows.offsets[s.rows.T], DEPTH)
+
+
+cdef inline Py_ssize_t block_begin(const Sequence* s, Py_ssize_t i) noexcept nogil:
+    """The packed row that block i begins with; behind the last one all rows."""
+    return min(i * DEPTH, s.rows.offsets[s.rows.T])
+
 
 cdef inline real* scratch_of(const Sequence* s, Py_ssize_t part, real* kind) noexcept nogil:
     return <real*>s.scratch + part * s.scratch_size
 
 
-cdef inline real* sums_of_rows(
-    const Sequence* s, const real* dz, Py_ssize_t rows, Py_ssize_t dz_row, Py_ssize_t G,
-    Py_ssize_t part, Py_ssize_t parts,
+cdef inline real* table_sums(const Sequence* s, Py_ssize_t low, real* kind) noexcept nogil:
+    """The sums of dz by token, or those of a narrow x times dz, of a part whose columns begin at `low`."""
+    return <real*>s.d_table + low * max(s.V, s.D)
+
+
+cdef inline bint sums_by_token(const Sequence* s) noexcept nogil:
+    """Whether a bias has fewer sums of dz by token to add up than dz themselves."""
+    return s.tokens and s.V < s.rows.offsets[s.rows.T]
+
+
+cdef inline void add_rows(
+    real* sums, Py_ssize_t count, const real* rows, Py_ssize_t row, Py_ssize_t size,
 ) noexcept nogil:
-    """The sums of G gates over some rows, in their order; a part of the columns, whose first dz points at."""
-    cdef real* sums = scratch_of(s, part, <real*>NULL)
-    cdef Py_ssize_t size = share(G * s.stride, part + 1, parts) - share(G * s.stride, part, parts)
+    """sums (size,) += some rows, in their order."""
     cdef Py_ssize_t m
-    fill_bytes(sums, 0, size * sizeof(real))
-    for m in range(rows):
-        add(sums, dz + m * dz_row, size)
-    return sums
+    for m in range(count):
+        add(sums, rows + m * row, size)
+
+
+cdef inline void zero_sums(const Sequence* s, Py_ssize_t part, Py_ssize_t parts, real* kind) noexcept nogil:
+    """Before the first block."""
+    cdef Py_ssize_t low = share(s.columns, part, parts)
+    cdef Py_ssize_t size = share(s.columns, part + 1, parts) - low
+    fill_bytes(<real*>s.bias_sums + low, 0, size * sizeof(real))
+    if s.d_table is not NULL:
+        fill_bytes(table_sums(s, low, kind), 0, max(s.V, s.D) * size * sizeof(real))
+
+
+cdef inline void input_weight_gradients(
+    const Sequence* s, const real* dz, Py_ssize_t i, Py_ssize_t part, Py_ssize_t parts,
+) noexcept nogil:
+    """Of block i: d_weight_ih += dz.T @ x, or the sums that become it, and the sums of dz."""
+    cdef Py_ssize_t begin = block_begin(s, i)
+    cdef Py_ssize_t count = block_begin(s, i + 1) - begin
+    cdef Py_ssize_t low = share(s.columns, part, parts)
+    cdef Py_ssize_t size = share(s.columns, part + 1, parts) - low
+    cdef const real* rows = dz + begin * s.width
+    cdef const real* x = <const real*>s.x + begin * s.x_row
+    cdef real* sums = table_sums(s, low, <real*>NULL)
+    cdef Py_ssize_t m
+    if s.tokens:
+        for m in range(count):
+            add(sums + s.ids[begin + m] * size, rows + m * s.width + low, size)
+    elif s.D <= NARROW:                  # x.T @ dz: of the two, dz is read where it lies
+        outer_product(s.gemm, count, 1, s.D, s.D, size, x, s.x_row, rows + low, s.width, NULL, sums,
+                      scratch_of(s, part, sums), 0, 1)
+    else:
+        outer_product(s.gemm, count, s.G, s.H, s.stride, s.D, rows, s.width, x, s.x_row, NULL, <real*>s.d_weight_ih,
+                      scratch_of(s, part, sums), part, parts)
+    if s.bias_ih is not NULL and not sums_by_token(s):
+        add_rows(<real*>s.bias_sums + low, count, rows + low, s.width, size)
+
+
+cdef inline void hidden_weight_gradients(
+    const Sequence* s, const real* dz, Py_ssize_t dz_row, Py_ssize_t G,
+    const real* h, const Py_ssize_t* h_rows, real* dw, Py_ssize_t i, Py_ssize_t part, Py_ssize_t parts,
+) noexcept nogil:
+    """Of block i: dw (G*H, H) += dz.T @ h, for row h_rows[m] (or m, where NULL) of h at packed row m."""
+    cdef Py_ssize_t begin = block_begin(s, i)
+    cdef Py_ssize_t end = block_begin(s, i + 1)
+    cdef Step first = walk(s, 0, 0, s.rows.N)
+    if begin < first.high + first.row and first.row < end and unless_zero(s, s.rows.N, <const real*>s.h) is NULL:
+        if s.reverse:                    # the initial states are zero, which the first step multiplies
+            end = max(begin, first.row)
+        else:
+            begin = min(end, first.high)
+    outer_product(s.gemm, end - begin, G, s.H, s.stride, s.H, dz + begin * dz_row, dz_row,
+                  h + begin * s.stride if h_rows is NULL else h, s.stride, NULL if h_rows is NULL else h_rows + begin,
+                  dw, scratch_of(s, part, <real*>NULL), part, parts)
+
+
+cdef inline void add_sums(
+    const Sequence* s, Py_ssize_t shared, Py_ssize_t part, Py_ssize_t parts, real* kind,
+) noexcept nogil:
+    """After the last block: what the sums make of d_weight_ih and of the biases, bias_hh for its first gates."""
+    cdef Py_ssize_t low = share(s.columns, part, parts)
+    cdef Py_ssize_t size = share(s.columns, part + 1, parts) - low
+    cdef real* sums = <real*>s.bias_sums
+    if s.d_table is not NULL:
+        add_transposed(s, table_sums(s, low, kind), max(s.V, s.D), part, parts)
+    if s.bias_ih is NULL:
+        return
+    if sums_by_token(s):
+        add_rows(sums + low, s.V, table_sums(s, low, kind), size, size)
+    add_units(s, sums, low, low + size, <real*>s.d_bias_ih)
+    if s.bias_hh is not NULL:
+        add_units(s, sums, low, min(low + size, shared * s.stride), <real*>s.d_bias_hh)
+
+
+cdef inline void add_units(
+    const Sequence* s, const real* sums, Py_ssize_t low, Py_ssize_t high, real* to,
+) noexcept nogil:
+    """to (G*H,) += sums (G * stride,), without the padding, for some columns."""
+    cdef Py_ssize_t j, u
+    for j in range(low, high):
+        u = j % s.stride
+        if u < s.H:
+            to[j // s.stride * s.H + u] += sums[j]
 
 
 cdef inline void add_transposed(
@@ -541,93 +640,3 @@ cdef inline void add_transposed(
             transpose(count, block, CHUNK, sums + d * (high - low) + j - low, high - low, width)
             for q in range(min(width, s.H - u)):
                 add(dw + q * D + d, block + q * CHUNK, count)
-
-
-cdef inline void narrow_gradient(const Sequence* s, const real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """d_weight_ih += (x.T @ dz).T for an x of few columns: dz, as long as the batch, is read where it lies."""
-    cdef Py_ssize_t low = share(s.columns, part, parts)
-    cdef Py_ssize_t size = share(s.columns, part + 1, parts) - low
-    cdef real* sums = <real*>s.d_table + low * s.D
-    fill_bytes(sums, 0, s.D * size * sizeof(real))
-    outer_product(s.gemm, s.rows.offsets[s.rows.T], 1, s.D, s.D, size, <const real*>s.x, s.x_row, dz + low, s.width,
-                  NULL, sums, scratch_of(s, part, sums), 0, 1)
-    add_transposed(s, sums, s.D, part, parts)
-
-
-cdef inline void bias_gradient(
-    const Sequence* s, const real* dz, Py_ssize_t rows, Py_ssize_t dz_row, Py_ssize_t G, real* db,
-    Py_ssize_t shared, real* db_too, Py_ssize_t part, Py_ssize_t parts,
-) noexcept nogil:
-    """db (G*H,) += the sum of the rows of dz, in their order; so does db_too for its first `shared` gates.
-
-    dz points at the part's first column.
-    """
-    cdef real* sums
-    cdef Py_ssize_t low = share(G * s.stride, part, parts)
-    cdef Py_ssize_t j, g, u
-    if db is NULL:
-        return
-    sums = sums_of_rows(s, dz, rows, dz_row, G, part, parts)
-    for j in range(low, share(G * s.stride, part + 1, parts)):
-        g, u = j // s.stride, j % s.stride
-        if u < s.H:
-            db[g * s.H + u] += sums[j - low]
-            if db_too is not NULL and g < shared:
-                db_too[g * s.H + u] += sums[j - low]
-
-
-cdef inline void token_gradient(const Sequence* s, const real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """Rows of dz added up by token, then d_weight_ih += that, transposed."""
-    cdef Py_ssize_t low = share(s.columns, part, parts)
-    cdef Py_ssize_t size = share(s.columns, part + 1, parts) - low
-    cdef real* sums = <real*>s.d_table + low * s.V
-    cdef Py_ssize_t m
-    fill_bytes(sums, 0, s.V * size * sizeof(real))
-    for m in range(s.rows.offsets[s.rows.T]):
-        add(sums + s.ids[m] * size, dz + m * s.width + low, size)
-    add_transposed(s, sums, s.V, part, parts)
-
-
-cdef inline void input_weight_gradients(
-    const Sequence* s, const real* dz, Py_ssize_t shared, Py_ssize_t part, Py_ssize_t parts,
-) noexcept nogil:
-    """d_weight_ih += dz.T @ x; the biases' gradients, of bias_hh for its first `shared` gates."""
-    cdef Py_ssize_t M = s.rows.offsets[s.rows.T]
-    cdef Py_ssize_t low = share(s.columns, part, parts)
-    cdef const real* rows = dz + low
-    cdef Py_ssize_t count = M
-    cdef Py_ssize_t row = s.width
-    if s.tokens:
-        token_gradient(s, dz, part, parts)
-        if s.V < M:                      # fewer sums of dz by token to add up than dz themselves
-            rows, count, row = <const real*>s.d_table + low * s.V, s.V, share(s.columns, part + 1, parts) - low
-    elif s.D <= NARROW:
-        narrow_gradient(s, dz, part, parts)
-    else:
-        outer_product(s.gemm, M, s.G, s.H, s.stride, s.D, dz, s.width, <const real*>s.x, s.x_row, NULL,
-                      <real*>s.d_weight_ih, scratch_of(s, part, <real*>NULL), part, parts)
-    bias_gradient(s, rows, count, row, s.G, <real*>s.d_bias_ih, shared, <real*>s.d_bias_hh, part, parts)
-
-
-cdef inline void hidden_weight_gradients(
-    const Sequence* s, const real* dz, Py_ssize_t dz_row, Py_ssize_t G,
-    const real* h, const Py_ssize_t* h_rows, real* dw, Py_ssize_t part, Py_ssize_t parts,
-) noexcept nogil:
-    """dw (G*H, H) += dz.T @ h, for row h_rows[m] (or m, where NULL) of h at packed row m."""
-    cdef Py_ssize_t begin = 0
-    cdef Py_ssize_t end = s.rows.offsets[s.rows.T]
-    cdef Step first
-    if end == 0:
-        return
-    first = walk(s, 0, 0, s.rows.N)
-    if unless_zero(s, s.rows.N, <const real*>s.h) is NULL:       # the initial states, which the first step multiplies
-        if s.reverse:
-            end = first.row
-        else:
-            begin = first.high
-    if h_rows is NULL:
-        h += begin * s.stride
-    else:
-        h_rows += begin
-    outer_product(s.gemm, end - begin, G, s.H, s.stride, s.H, dz + begin * dz_row, dz_row, h, s.stride, h_rows, dw,
-                  scratch_of(s, part, <real*>NULL), part, parts)
