@@ -394,7 +394,7 @@ class Recurrent(Layer):
         initial, final = plan.state(self.states, self.num_layers * directions, H)
         for layer in range(self.num_layers):
             top = layer == self.num_layers - 1
-            y = plan.variable((capacity, H * directions), grad=not (top and last))
+            y = plan.variable((capacity, H * directions), grad=not (top and last), room=plan.rows.N)
             for d, reverse in enumerate(self.directions):
                 k = layer * directions + d
                 stage = getattr(plan.kernels, self.kernel)(
@@ -438,7 +438,8 @@ class Recurrent(Layer):
 
 def _slice(variable: Variable, index: Any) -> Variable:
     """Return part of a variable and of its gradient, as views."""
-    return Variable(variable.value[index], None if variable.grad is None else variable.grad[index])
+    grad = None if variable.grad is None else variable.grad[index]
+    return Variable(variable.value[index], grad, variable.room)
 
 
 class RNN(Recurrent):

@@ -191,12 +191,13 @@ class Plan:
 
     # what layers build from
 
-    def variable(self, shape: tuple[int, ...], grad: bool = True) -> Variable:
+    def variable(self, shape: tuple[int, ...], grad: bool = True, room: int = 0) -> Variable:
         """Return a buffer; in training with a gradient, which every backward pass begins from zero."""
+        value = zeros((room + shape[0], *shape[1:]), self.dtype)[room:]
         if not (grad and self.training):
-            return Variable(zeros(shape, self.dtype))
+            return Variable(value, room=room)
         self.gradients.append(zeros(shape, self.dtype))
-        return Variable(zeros(shape, self.dtype), self.gradients[-1])
+        return Variable(value, self.gradients[-1], room)
 
     def weights(self, layer: Layer, names: Sequence[str]) -> tuple[Variable, ...]:
         """Return parameters of a layer, with their gradients if the plan is for training."""

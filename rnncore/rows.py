@@ -40,10 +40,13 @@ class Variable(NamedTuple):
     value : ndarray
     grad : ndarray or None
         Same shape and dtype; None where nobody asks for it (token ids, inference).
+    room : int
+        Rows of memory before the first: in front of its outputs, a recurrent layer keeps its initial state.
     """
 
     value: np.ndarray
     grad: np.ndarray | None = None
+    room: int = 0
 
 
 class Rows:

@@ -89,7 +89,7 @@ cdef inline void update_backward(
 
 cdef inline void kept_product(const Sequence* s, Py_ssize_t rows, const real* h, real* kept) noexcept nogil:
     """kept = W_hn h + b_hn, without the product where h is NULL"""
-    cdef Term hidden = Term(s.H, h, s.stride, s.groups[1].hidden_panels)
+    cdef Term hidden = Term(s.H, h, s.h_row, s.groups[1].hidden_panels)
     product(s.gemm, rows, s.stride, <const real*>s.bias_n, 0, NULL, &hidden, h is not NULL, kept, s.stride)
 
 
@@ -98,37 +98,37 @@ cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_
     cdef real* kept = <real*>s.kept
     cdef real* z
     cdef real* k
-    cdef real* h_before
+    cdef real* h_now
     cdef const real* going
     cdef const real* initial
-    cdef Py_ssize_t i, n, m
+    cdef Py_ssize_t i, n
     cdef Step step
-    load_initial(s, &s.states[0], h, first, last)
+    load_initial(s, &s.states[0], h, s.h_row, first, last)
     for i in range(s.rows.T):
         step = walk(s, i, first, last)
-        going = h + (step.base + step.low) * s.stride
-        initial = h + step.going * s.stride
+        going = h + (step.h_before + step.low) * s.h_row
+        initial = h + step.going * s.h_row
         input_product(s, gates, i, first, last)
         z = gates + step.gate * s.width         # of row 0, like k
         k = kept + step.kept * s.stride
-        gate_product(s, &step, &s.groups[0], going, initial, gates)
+        gate_product(s, &step, &s.groups[0], going, initial, s.h_row, gates)
         if s.reset_after:
-            gate_rows(s, &step, &s.groups[1], step.low, step.high, <const real*>NULL, gates)
+            gate_rows(s, &step, &s.groups[1], step.low, step.high, <const real*>NULL, 0, gates)
             kept_product(s, step.going - step.low, going, k + step.low * s.stride)
-            kept_product(s, step.high - step.going, unless_zero(s, step.high - step.going, initial),
+            kept_product(s, step.high - step.going, unless_zero(s, step.high - step.going, initial, s.h_row),
                          k + step.going * s.stride)
         for n in range(step.low, step.high):
-            h_before = h + row_before(&step, n) * s.stride
-            s.previous[step.row + n] = row_before(&step, n)
-            reset_forward(s.stride, s.reset_after, z + n * s.width, h_before, k + n * s.stride)
+            s.previous[step.row + n] = row_before(&step, step.h_before, n)
+            reset_forward(s.stride, s.reset_after, z + n * s.width, h + s.previous[step.row + n] * s.h_row,
+                          k + n * s.stride)
         if not s.reset_after:
-            gate_product(s, &step, &s.groups[1], k + step.low * s.stride, k + step.going * s.stride, gates)
+            gate_product(s, &step, &s.groups[1], k + step.low * s.stride, k + step.going * s.stride,
+                         s.stride, gates)
         for n in range(step.low, step.high):
-            m = step.now + n
-            h_before = h + row_before(&step, n) * s.stride
-            update_forward(s.stride, z + n * s.width, h_before, h + m * s.stride)
-            store_output(s, h + m * s.stride, step.row + n)
-    store_final(s, &s.states[0], h, first, last)
+            h_now = h + (step.h_now + n) * s.h_row
+            update_forward(s.stride, z + n * s.width, h + s.previous[step.row + n] * s.h_row, h_now)
+            store_output(s, h_now, step.row + n)
+    store_final(s, gates, first, last)
 
 
 cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -146,7 +146,7 @@ cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize
         for n in range(step.low, step.high):
             m = step.row + n
             arriving_gradient(s, &step, n, dh + n * s.stride, <real*>NULL)
-            update_backward(s.stride, gates + m * s.width, h + s.previous[m] * s.stride, dh + n * s.stride)
+            update_backward(s.stride, gates + m * s.width, h + s.previous[m] * s.h_row, dh + n * s.stride)
         m = step.row + step.low
         if not s.reset_after:
             fill_bytes(d_reset + step.low * s.stride, 0, count * s.stride * sizeof(real))
@@ -154,7 +154,7 @@ cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize
                             d_reset)
         for n in range(step.low, step.high):
             reset_backward(s.stride, s.reset_after, gates + (step.row + n) * s.width,
-                           h + s.previous[step.row + n] * s.stride, kept + (step.row + n) * s.stride,
+                           h + s.previous[step.row + n] * s.h_row, kept + (step.row + n) * s.stride,
                            dh + n * s.stride, d_reset + n * s.stride)
         if s.reset_after:
             hidden_gradient(s, &s.groups[1], step.low, high, kept + m * s.stride, s.stride, dh)
@@ -178,12 +178,14 @@ cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t pa
     for i in range(blocks(s)):
         begin = block_begin(s, i)
         input_weight_gradients(s, dz, i, part, parts)
-        hidden_weight_gradients(s, dz, s.width, 2, <real*>s.h, s.previous, dw, i, part, parts)
+        hidden_weight_gradients(s, dz, s.width, 2, <real*>s.h, s.h_row, s.previous, dw, i, part, parts)
         if s.reset_after:
-            hidden_weight_gradients(s, kept, s.stride, 1, <real*>s.h, s.previous, dw + n * s.H, i, part, parts)
+            hidden_weight_gradients(s, kept, s.stride, 1, <real*>s.h, s.h_row, s.previous, dw + n * s.H, i, part,
+                                    parts)
             add_rows(n_sums + low, block_begin(s, i + 1) - begin, kept + begin * s.stride + low, s.stride, high - low)
         else:
-            hidden_weight_gradients(s, dz + s.groups[1].begin, s.width, 1, kept, NULL, dw + n * s.H, i, part, parts)
+            hidden_weight_gradients(s, dz + s.groups[1].begin, s.width, 1, kept, s.stride, NULL, dw + n * s.H, i,
+                                    part, parts)
     add_sums(s, 2 if s.reset_after else 3, part, parts, dz)
     if s.reset_after and s.bias_hh is not NULL:
         add_units(s, n_sums, low, high, <real*>s.d_bias_hh + n)

@@ -65,24 +65,24 @@ cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_
     cdef real* h = <real*>s.h
     cdef real* c = <real*>s.c
     cdef real* tanh_c = <real*>s.kept
-    cdef Py_ssize_t i, n, m, now
+    cdef real* h_now
+    cdef Py_ssize_t i, n
     cdef Step step
-    load_initial(s, &s.states[0], h, first, last)
-    load_initial(s, &s.states[1], c, first, last)
+    load_initial(s, &s.states[0], h, s.h_row, first, last)
+    load_initial(s, &s.states[1], c, s.stride, first, last)
     for i in range(s.rows.T):
         step = walk(s, i, first, last)
         input_product(s, gates, i, first, last)
-        gate_product(s, &step, &s.groups[0], h + (step.base + step.low) * s.stride, h + step.going * s.stride,
-                     gates)
+        gate_product(s, &step, &s.groups[0], h + (step.h_before + step.low) * s.h_row, h + step.going * s.h_row,
+                     s.h_row, gates)
         for n in range(step.low, step.high):
-            m = step.row + n
-            now = step.now + n
-            s.previous[m] = row_before(&step, n)
-            cell_forward(s.stride, gates + (step.gate + n) * s.width, c + s.previous[m] * s.stride,
-                         c + now * s.stride, tanh_c + (step.kept + n) * s.stride, h + now * s.stride)
-            store_output(s, h + now * s.stride, m)
-    store_final(s, &s.states[0], h, first, last)
-    store_final(s, &s.states[1], c, first, last)
+            h_now = h + (step.h_now + n) * s.h_row
+            s.previous[step.row + n] = row_before(&step, step.h_before, n)
+            cell_forward(s.stride, gates + (step.gate + n) * s.width,
+                         c + row_before(&step, step.c_before, n) * s.stride, c + (step.c_now + n) * s.stride,
+                         tanh_c + (step.kept + n) * s.stride, h_now)
+            store_output(s, h_now, step.row + n)
+    store_final(s, gates, first, last)
 
 
 cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -114,7 +114,8 @@ cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t pa
     zero_sums(s, part, parts, dz)
     for i in range(blocks(s)):
         input_weight_gradients(s, dz, i, part, parts)
-        hidden_weight_gradients(s, dz, s.width, s.G, <real*>s.h, s.previous, <real*>s.d_weight_hh, i, part, parts)
+        hidden_weight_gradients(s, dz, s.width, s.G, <real*>s.h, s.h_row, s.previous,
+                                <real*>s.d_weight_hh, i, part, parts)
     add_sums(s, 4, part, parts, dz)
 
 

@@ -36,7 +36,8 @@ cdef extern from *:
     }
 
     /* sqrt(x) for x >= 0: x times 1 / sqrt(x), of which the bits of x give a first guess and three steps of Newton's
-       method the rest. A quotient beside it has the divider for itself then, which pays where multiply-adds are many. */
+       method the rest. A quotient beside it has the divider for itself then, which pays where multiply-adds are
+       cheap. */
     static inline float rnn_root_f(float x) {
     #if defined(__AVX512F__)
         const float most = 3.40282347e38f;

@@ -88,28 +88,29 @@ cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_
     cdef real* h = <real*>s.h
     cdef real slope = (<const real*>s.slope)[0] if s.kind == PRELU else <real>0
     cdef real* z
-    cdef Py_ssize_t i, n, m, now
+    cdef real* h_now
+    cdef Py_ssize_t i, n, m
     cdef Step step
-    load_initial(s, &s.states[0], h, first, last)
+    load_initial(s, &s.states[0], h, s.h_row, first, last)
     for i in range(s.rows.T):
         step = walk(s, i, first, last)
         input_product(s, gates, i, first, last)
-        gate_product(s, &step, &s.groups[0], h + (step.base + step.low) * s.stride, h + step.going * s.stride,
-                     gates)
+        gate_product(s, &step, &s.groups[0], h + (step.h_before + step.low) * s.h_row, h + step.going * s.h_row,
+                     s.h_row, gates)
         for n in range(step.low, step.high):
             m = step.row + n
-            now = step.now + n
+            h_now = h + (step.h_now + n) * s.h_row
             z = gates + (step.gate + n) * s.width
-            s.previous[m] = row_before(&step, n)
-            cell_forward(s.kind, s.stride, z, slope, h + now * s.stride)
+            s.previous[m] = row_before(&step, step.h_before, n)
+            cell_forward(s.kind, s.stride, z, slope, h_now)
             if s.kind == PRELU and s.training:
                 copy_bytes(<real*>s.kept + m * s.stride, z, s.stride * sizeof(real))
-            store_output(s, h + now * s.stride, m)
-    store_final(s, &s.states[0], h, first, last)
+            store_output(s, h_now, m)
+    store_final(s, gates, first, last)
 
 
 cdef void sequence_backward(Sequence* s, real* dz, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    cdef const real* h = <const real*>s.h + s.rows.N * s.stride
+    cdef const real* h = <const real*>s.h + s.rows.N * s.h_row
     cdef const real* z = <const real*>s.kept
     cdef real* dh = <real*>s.dh
     cdef real slope = (<const real*>s.slope)[0] if s.kind == PRELU else <real>0
@@ -123,7 +124,7 @@ cdef void sequence_backward(Sequence* s, real* dz, Py_ssize_t first, Py_ssize_t 
             arriving_gradient(s, &step, n, dh + n * s.stride, <real*>NULL)
             if s.kind == PRELU:
                 s.slope_terms[m] = slope_term(s.H, z + m * s.stride, dh + n * s.stride)
-            cell_backward(s.kind, s.stride, h + m * s.stride, z + m * s.stride, slope, dh + n * s.stride,
+            cell_backward(s.kind, s.stride, h + m * s.h_row, z + m * s.stride, slope, dh + n * s.stride,
                           dz + m * s.width)
         hidden_gradient(s, &s.groups[0], step.low, handed_on(s, &step), dz + (step.row + step.low) * s.width,
                         s.width, dh)
@@ -138,7 +139,8 @@ cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t pa
     zero_sums(s, part, parts, dz)
     for i in range(blocks(s)):
         input_weight_gradients(s, dz, i, part, parts)
-        hidden_weight_gradients(s, dz, s.width, 1, <real*>s.h, s.previous, <real*>s.d_weight_hh, i, part, parts)
+        hidden_weight_gradients(s, dz, s.width, 1, <real*>s.h, s.h_row, s.previous,
+                                <real*>s.d_weight_hh, i, part, parts)
     add_sums(s, 1, part, parts, dz)
     if s.kind == PRELU and part == 0:
         for m in range(s.rows.offsets[s.rows.T]):

@@ -73,8 +73,12 @@ cdef struct Sequence:
     Py_ssize_t chunk
     void* gates                  # (M, width), inference (chunk * N, ..)  pre-activations, then activated gates,
                                  # after backward dz
-    void* h                      # (N + M, stride)  the initial state, then h of every packed row; inference (3 N, ..)
-    void* c                      # the same of an LSTM's cell state
+    # (N + M, h_row)  the initial state, then h of every packed row; y itself and the room before it, if its rows are
+    # whole vectors; otherwise in inference (3 N, ..)
+    void* h
+    Py_ssize_t h_row
+    bint h_in_y
+    void* c                      # (N + M, stride)  an LSTM's cell state; inference (3 N, ..)
     # (M, stride), inference (N, ..); what else backward needs: an LSTM's tanh(c); a GRU's W_hn h + b_hn, later its
     # gradient, or r * h; the pre-activation of PReLU
     void* kept
@@ -129,6 +133,7 @@ cdef inline Sequence* bind(
         s.D, s.x, s.x_row = weight_ih.value.shape[1], address(x.value), row_stride(x.value)
         s.dx, s.dx_row = address(x.grad), row_stride(x.grad)
     s.y, s.y_row = address(y.value), row_stride(y.value)
+    s.h_in_y = s.H == s.stride and y.room >= s.rows.N
     s.dy, s.dy_row = address(y.grad), row_stride(y.grad)
     s.weight_ih, s.d_weight_ih = address(weight_ih.value), address(weight_ih.grad)
     s.weight_hh, s.d_weight_hh = address(weight_hh.value), address(weight_hh.grad)
@@ -164,7 +169,11 @@ cdef inline int allocate(list keep, Sequence* s) except -1:
     cdef Group* group
     s.chunk = 1 if s.tokens or N >= ROWS else max(min(CHUNK // max(N, <Py_ssize_t>1), s.rows.T), <Py_ssize_t>1)
     numbers(keep, s, (M if s.training else s.chunk * N) * s.width, &s.gates)
-    numbers(keep, s, state_rows(s) * s.stride, &s.h)
+    if s.h_in_y:
+        s.h, s.h_row = <char*>s.y - N * s.y_row * (sizeof(float) if s.single else sizeof(double)), s.y_row
+    else:
+        s.h_row = s.stride
+        numbers(keep, s, state_rows(s) * s.stride, &s.h)
     buffer(keep, M * sizeof(Py_ssize_t), <void**>&s.previous)
     numbers(keep, s, s.columns, &s.bias)
     for i in range(s.group_count):
@@ -213,9 +222,10 @@ cdef inline int panels(list keep, const Sequence* s, Py_ssize_t K, Py_ssize_t N,
 
 cdef struct Step:
     Py_ssize_t t, low, high      # rows low .. high-1 are updated at step t
-    Py_ssize_t going, base       # rows below `going` go on from row base + n of h; the others start from row n
+    Py_ssize_t going             # rows below this go on from the step before, the others start from row n of h and c
     Py_ssize_t row               # packed row of row 0, and its rows in
-    Py_ssize_t now               # h and c
+    Py_ssize_t h_before, h_now   # h
+    Py_ssize_t c_before, c_now   # c
     Py_ssize_t gate              # gates
     Py_ssize_t kept              # kept
 
@@ -229,14 +239,14 @@ cdef inline Step walk(const Sequence* s, Py_ssize_t i, Py_ssize_t first, Py_ssiz
     step.low = first
     step.high = max(min(last, s.rows.counts[step.t]), first)
     step.row = s.rows.offsets[step.t]
-    step.going, step.base = first, 0
-    step.now = state_row(s, i)
+    step.going, step.h_before, step.c_before = first, 0, 0
+    step.h_now, step.c_now = h_of_step(s, i), c_of_step(s, i)
     step.kept = step.row if s.training else 0
     step.gate = gate_row(s, step.t, chunk_start(s, i), first, last)
     if i > 0:
         before = step.t + 1 if s.reverse else step.t - 1
         step.going = max(min(step.high, s.rows.counts[before]), first)
-        step.base = state_row(s, i - 1)
+        step.h_before, step.c_before = h_of_step(s, i - 1), c_of_step(s, i - 1)
     return step
 
 
@@ -255,11 +265,15 @@ cdef inline Py_ssize_t gate_row(
     return (t - low) * s.rows.N
 
 
-cdef inline Py_ssize_t state_row(const Sequence* s, Py_ssize_t i) noexcept nogil:
+cdef inline Py_ssize_t h_of_step(const Sequence* s, Py_ssize_t i) noexcept nogil:
     """The row of h that holds row 0 after the i-th step of the walk."""
-    if not s.training:
+    if not (s.training or s.h_in_y):
         return s.rows.N * (1 + i % 2)
     return s.rows.N + s.rows.offsets[s.rows.T - 1 - i if s.reverse else i]
+
+
+cdef inline Py_ssize_t c_of_step(const Sequence* s, Py_ssize_t i) noexcept nogil:
+    return h_of_step(s, i) if s.training else s.rows.N * (1 + i % 2)
 
 
 cdef inline Py_ssize_t chunk_start(const Sequence* s, Py_ssize_t i) noexcept nogil:
@@ -270,32 +284,35 @@ cdef inline Py_ssize_t chunk_start(const Sequence* s, Py_ssize_t i) noexcept nog
     return begin
 
 
-cdef inline Py_ssize_t row_before(const Step* step, Py_ssize_t n) noexcept nogil:
-    return step.base + n if n < step.going else n
+cdef inline Py_ssize_t row_before(const Step* step, Py_ssize_t before, Py_ssize_t n) noexcept nogil:
+    """The row of h or c, whichever `before` is of, that row n of a step goes on from."""
+    return before + n if n < step.going else n
 
 
-cdef inline Py_ssize_t last_row(const Sequence* s, Py_ssize_t n) noexcept nogil:
-    """The row of h that holds the final state of sequence n."""
-    cdef Py_ssize_t length = s.rows.lengths[n]
-    if length == 0:
-        return n
-    return n + state_row(s, (s.rows.T if s.reverse else length) - 1)
+cdef inline Py_ssize_t last_step(const Sequence* s, Py_ssize_t n) noexcept nogil:
+    """The step of the walk that sequence n, which has any, ends with."""
+    return (s.rows.T if s.reverse else s.rows.lengths[n]) - 1
 
 
 cdef inline void load_initial(
-    const Sequence* s, const State* state, real* h, Py_ssize_t first, Py_ssize_t last,
+    const Sequence* s, const State* state, real* to, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
     cdef Py_ssize_t n
     for n in range(first, last):
-        copy_bytes(h + n * s.stride, <const real*>state.initial + n * s.H, s.H * sizeof(real))
+        copy_bytes(to + n * row, <const real*>state.initial + n * s.H, s.H * sizeof(real))
 
 
-cdef inline void store_final(
-    const Sequence* s, const State* state, const real* h, Py_ssize_t first, Py_ssize_t last,
-) noexcept nogil:
-    cdef Py_ssize_t n
+cdef inline void store_final(Sequence* s, real* kind, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """h of every sequence's last step, and c if there is one."""
+    cdef Py_ssize_t n, h, c
     for n in range(first, last):
-        copy_bytes(<real*>state.final + n * s.H, h + last_row(s, n) * s.stride, s.H * sizeof(real))
+        h = c = n
+        if s.rows.lengths[n] > 0:
+            h += h_of_step(s, last_step(s, n))
+            c += c_of_step(s, last_step(s, n))
+        copy_bytes(<real*>s.states[0].final + n * s.H, <const real*>s.h + h * s.h_row, s.H * sizeof(real))
+        if s.c is not NULL:
+            copy_bytes(<real*>s.states[1].final + n * s.H, <const real*>s.c + c * s.stride, s.H * sizeof(real))
 
 
 cdef inline void load_final_gradient(
@@ -329,7 +346,7 @@ cdef inline void arriving_gradient(
 
 
 cdef inline void store_output(const Sequence* s, const real* h, Py_ssize_t row) noexcept nogil:
-    if s.y is not NULL:
+    if not s.h_in_y:
         copy_bytes(<real*>s.y + row * s.y_row, h, s.H * sizeof(real))
 
 
@@ -422,7 +439,7 @@ cdef inline Term input_term(const Sequence* s, const Group* group, Py_ssize_t ro
 
 cdef inline void gate_rows(
     const Sequence* s, const Step* step, const Group* group, Py_ssize_t low, Py_ssize_t high,
-    const real* hidden, real* gates,
+    const real* hidden, Py_ssize_t hidden_row, real* gates,
 ) noexcept nogil:
     """A group's gates of rows low .. high-1 of a step, from x and, unless NULL, from `hidden`, at row low's."""
     cdef Term terms[2]
@@ -438,29 +455,32 @@ cdef inline void gate_rows(
         terms[0] = input_term(s, group, step.row + low, gates)
         count = 1
     if hidden is not NULL:
-        terms[count] = Term(s.H, hidden, s.stride, group.hidden_panels)
+        terms[count] = Term(s.H, hidden, hidden_row, group.hidden_panels)
         count += 1
     product(s.gemm, high - low, group.columns, start, start_row, ids, terms, count, c, s.width)
 
 
-cdef inline const real* unless_zero(const Sequence* s, Py_ssize_t rows, const real* h) noexcept nogil:
+cdef inline const real* unless_zero(
+    const Sequence* s, Py_ssize_t rows, const real* h, Py_ssize_t h_row,
+) noexcept nogil:
     """h, or NULL where its rows are all zero, as initial states mostly are: so are their products then."""
     cdef Py_ssize_t n, j
     cdef int found = 0
     for n in range(rows):
-        for j in range(n * s.stride, (n + 1) * s.stride):
-            found |= h[j] != 0
+        for j in range(s.stride):
+            found |= h[n * h_row + j] != 0
         if found:
             return h
     return NULL
 
 
 cdef inline void gate_product(
-    const Sequence* s, const Step* step, const Group* group, const real* before, const real* initial, real* gates,
+    const Sequence* s, const Step* step, const Group* group, const real* before, const real* initial, Py_ssize_t row,
+    real* gates,
 ) noexcept nogil:
     """A group's gates of all rows of a step, from x and from the states of rows low .. and going .. ."""
-    gate_rows(s, step, group, step.low, step.going, before, gates)
-    gate_rows(s, step, group, step.going, step.high, unless_zero(s, step.high - step.going, initial), gates)
+    gate_rows(s, step, group, step.low, step.going, before, row, gates)
+    gate_rows(s, step, group, step.going, step.high, unless_zero(s, step.high - step.going, initial, row), row, gates)
 
 
 cdef inline Py_ssize_t handed_on(const Sequence* s, const Step* step) noexcept nogil:
@@ -575,19 +595,22 @@ cdef inline void input_weight_gradients(
 
 cdef inline void hidden_weight_gradients(
     const Sequence* s, const real* dz, Py_ssize_t dz_row, Py_ssize_t G,
-    const real* h, const Py_ssize_t* h_rows, real* dw, Py_ssize_t i, Py_ssize_t part, Py_ssize_t parts,
+    const real* h, Py_ssize_t h_row, const Py_ssize_t* h_rows, real* dw, Py_ssize_t i, Py_ssize_t part,
+    Py_ssize_t parts,
 ) noexcept nogil:
     """Of block i: dw (G*H, H) += dz.T @ h, for row h_rows[m] (or m, where NULL) of h at packed row m."""
     cdef Py_ssize_t begin = block_begin(s, i)
     cdef Py_ssize_t end = block_begin(s, i + 1)
     cdef Step first = walk(s, 0, 0, s.rows.N)
-    if begin < first.high + first.row and first.row < end and unless_zero(s, s.rows.N, <const real*>s.h) is NULL:
+    if begin < first.high + first.row and first.row < end and (
+        unless_zero(s, s.rows.N, <const real*>s.h, s.h_row) is NULL
+    ):
         if s.reverse:                    # the initial states are zero, which the first step multiplies
             end = max(begin, first.row)
         else:
             begin = min(end, first.high)
     outer_product(s.gemm, end - begin, G, s.H, s.stride, s.H, dz + begin * dz_row, dz_row,
-                  h + begin * s.stride if h_rows is NULL else h, s.stride, NULL if h_rows is NULL else h_rows + begin,
+                  h + begin * h_row if h_rows is NULL else h, h_row, NULL if h_rows is NULL else h_rows + begin,
                   dw, scratch_of(s, part, <real*>NULL), part, parts)
 
 

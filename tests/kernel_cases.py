@@ -138,13 +138,14 @@ def recurrent(
     read_steps: bool = True,
     columns: bool = False,
     rest: bool = False,
+    room: bool = False,
     dtype: Any = np.float64,
     seed: int = 0,
 ) -> Case:
     """One direction of a recurrent layer.
 
     With `columns`, y is some columns of a wider array; without `read_steps`, it has no gradient. With `rest`,
-    the initial states are zero, and nobody asks for their gradients.
+    the initial states are zero, and nobody asks for their gradients. With `room`, there are N rows before y.
     """
     draw = Draw(seed, dtype)
     M, capacity, GH = rows.M, rows.N * rows.T, GATES[cell] * H
@@ -160,9 +161,12 @@ def recurrent(
     x = Variable(draw.ids(M, D, capacity)) if tokens else draw.source(M, D, capacity=capacity)
     y = draw.sink(M, H, capacity=capacity)
     if columns:
-        y = Variable(*(np.concatenate([array] * 3, axis=1)[:, H : 2 * H] for array in y))
+        y = Variable(*(np.concatenate([array] * 3, axis=1)[:, H : 2 * H] for array in (y.value, y.grad)))
+    if room:
+        longer = np.full((rows.N + capacity, 3 * H if columns else H), np.nan, dtype)
+        y = Variable(longer[rows.N :, -H:], y.grad, rows.N)
     if not read_steps:
-        y = Variable(y.value)
+        y = y._replace(grad=None)
     make = getattr(kernels, cell)
     stage = make(
         rows, x, y, tuple(weights.values()), tuple(initial.values()), tuple(final.values()), **options

@@ -106,8 +106,8 @@ def test_signatures_are_those_of_the_reference(level, member):
 
 # All combinations of what may be asked of a layer; every size of the grid below takes the next one.
 VARIATIONS = [
-    dict(zip(("biases", "tokens", "reverse", "read_steps", "columns", "rest"), options, strict=True))
-    for options in product((2, 1, 0), *[(False, True)] * 5)
+    dict(zip(("biases", "tokens", "reverse", "read_steps", "columns", "rest", "room"), options, strict=True))
+    for options in product((2, 1, 0), *[(False, True)] * 6)
 ]
 SIZES = (1, 3, 16, 17, 33)
 ROWS = (1, 3, 6, 15)  # alone, one short of a tile (of 4 or 8), several remainders of tiles
@@ -359,10 +359,12 @@ def test_norms_and_clipping_equal_the_reference(level, dtype):
 def run_alone(compiled, cell, options, x, weights, state) -> tuple[np.ndarray, list[np.ndarray]]:
     """Run one sequence x, (T, D) or (T,), without gradients; return its outputs and its final state."""
     T, H = len(x), len(state[0])
-    y = np.empty((T, H), state[0].dtype)
+    y = np.empty((1 + T, H), state[0].dtype)[1:]
     initial = tuple(Variable(s[None].copy()) for s in state)
     final = tuple(Variable(np.empty((1, H), y.dtype)) for _ in state)
-    stage = getattr(compiled, cell)(Rows(1, T), Variable(x), Variable(y), weights, initial, final, **options)
+    stage = getattr(compiled, cell)(
+        Rows(1, T), Variable(x), Variable(y, room=1), weights, initial, final, **options
+    )
     stage.pack()
     stage.forward()
     return y, [f.value[0] for f in final]
