@@ -167,10 +167,12 @@ cdef struct Term:                # a (M, K) @ panels (K, N)
 cdef struct Gemm:
     void (*product_f)(
         Py_ssize_t M, Py_ssize_t N, const float* start, Py_ssize_t start_row, const Py_ssize_t* ids,
-        const Term* terms, Py_ssize_t count, float* c, Py_ssize_t c_row) noexcept nogil
+        const Term* terms, Py_ssize_t count, float* c, Py_ssize_t c_row,
+        const void* ahead, Py_ssize_t ahead_size) noexcept nogil
     void (*product_d)(
         Py_ssize_t M, Py_ssize_t N, const double* start, Py_ssize_t start_row, const Py_ssize_t* ids,
-        const Term* terms, Py_ssize_t count, double* c, Py_ssize_t c_row) noexcept nogil
+        const Term* terms, Py_ssize_t count, double* c, Py_ssize_t c_row,
+        const void* ahead, Py_ssize_t ahead_size) noexcept nogil
     void (*outer_product_f)(
         Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
         const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
@@ -188,24 +190,32 @@ cdef inline const Gemm* gemm_of(object module_name) except NULL:
     return <const Gemm*>PyCapsule_GetPointer(import_module(f"rnncore._gemm_{level}").capsule, "rnncore.Gemm")
 
 
+cdef struct Ahead:               # memory that is wanted soon
+    const void* place
+    Py_ssize_t size              # in bytes; may be zero
+
+
 cdef inline void product(
     const Gemm* gemm, Py_ssize_t M, Py_ssize_t N, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
-    const Term* terms, Py_ssize_t count, real* c, Py_ssize_t c_row,
+    const Term* terms, Py_ssize_t count, real* c, Py_ssize_t c_row, Ahead ahead,
 ) noexcept nogil:
-    """c (M, N) = start + the sum of some terms: row i begins as row i of start, or as row ids[i] where ids is given."""
+    """c (M, N) = start + the sum of some terms: row i begins as row i of start, or as row ids[i] where ids is given.
+
+    What lies ahead comes into the cache meanwhile.
+    """
     if real is float:
-        gemm.product_f(M, N, start, start_row, ids, terms, count, c, c_row)
+        gemm.product_f(M, N, start, start_row, ids, terms, count, c, c_row, ahead.place, ahead.size)
     else:
-        gemm.product_d(M, N, start, start_row, ids, terms, count, c, c_row)
+        gemm.product_d(M, N, start, start_row, ids, terms, count, c, c_row, ahead.place, ahead.size)
 
 
 cdef inline void add_product(
     const Gemm* gemm, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
-    const real* a, Py_ssize_t a_row, const real* panels, real* c, Py_ssize_t c_row,
+    const real* a, Py_ssize_t a_row, const real* panels, real* c, Py_ssize_t c_row, Ahead ahead,
 ) noexcept nogil:
     """c (M, N) += a (M, K) @ panels (K, N)."""
     cdef Term term = Term(K, a, a_row, panels)
-    product(gemm, M, N, c, c_row, NULL, &term, 1, c, c_row)
+    product(gemm, M, N, c, c_row, NULL, &term, 1, c, c_row, ahead)
 
 
 cdef inline void outer_product(

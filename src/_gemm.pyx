@@ -27,7 +27,7 @@ cdef struct Product:             # c = start + the sum of the terms; there is on
     const Py_ssize_t* ids
     void* c
     Py_ssize_t c_row
-    const char* ahead            # what comes next, if tiles ask for it: from here on for row 0,
+    const char* ahead            # what comes next, if tiles ask for it: from here on,
     Py_ssize_t ahead_k           # and so many bytes further for each k
 
 
@@ -38,7 +38,7 @@ cdef inline const void* start_of_row(const Product* product, Py_ssize_t i, Py_ss
 
 cdef inline void multiply_add(
     const bint asks, const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t width,
-    const Py_ssize_t narrow, Py_ssize_t a_k, Py_ssize_t b_k, const Product* product, Py_ssize_t i, Py_ssize_t j,
+    const Py_ssize_t narrow, Py_ssize_t a_k, Py_ssize_t b_k, Product* product, Py_ssize_t i, Py_ssize_t j,
     real* sums,
 ) noexcept nogil:
     """The tile of c from row i and column j on; a[i, k] lies at a[i * a_row + k * a_k], b[k] at b[k * b_k].
@@ -58,8 +58,8 @@ cdef inline void multiply_add(
     cdef const real* restrict b
     cdef const real* restrict narrow_b
     cdef const real* from_
+    cdef const char* ahead = product.ahead
     cdef Py_ssize_t ahead_k = product.ahead_k
-    cdef const char* ahead = product.ahead + i // ROWS * product.terms[0].K * ahead_k
     cdef real* to = <real*>product.c + i * product.c_row + j
     for r in range(rows):
         from_ = <const real*>start_of_row(product, i + r, j, sums)
@@ -96,6 +96,8 @@ cdef inline void multiply_add(
         t += 1
         if t == product.count:
             break
+    if asks:
+        product.ahead = ahead
     for r in range(rows):
         for p in range(panels):
             for q in range(width):
@@ -107,7 +109,7 @@ cdef inline void multiply_add(
 
 cdef inline void tile(
     const bint asks, const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, const Py_ssize_t narrow,
-    Py_ssize_t a_k, Py_ssize_t b_k, const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
+    Py_ssize_t a_k, Py_ssize_t b_k, Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """multiply_add with sums of its own. Panels are packed, and follow each other, where b_k is 0."""
     cdef real sums[SUMS * FLOATS]
@@ -117,7 +119,7 @@ cdef inline void tile(
 
 cdef inline void tile_of(
     const bint asks, const Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t a_k, Py_ssize_t b_k,
-    const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
+    Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """One panel of any number of vectors."""
     if vectors == VECTORS:
@@ -132,7 +134,7 @@ cdef inline void tile_of(
 
 cdef inline void edge(
     const bint asks, const Py_ssize_t rows, Py_ssize_t valid, Py_ssize_t columns, Py_ssize_t a_k, Py_ssize_t b_k,
-    const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
+    Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """A panel of which only `columns` columns and `valid` rows exist in start and c."""
     cdef real buffer[ROWS * VECTORS * FLOATS]
@@ -168,7 +170,7 @@ cdef inline void edge(
 
 cdef inline void some_panels(
     const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t narrow,
-    const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
+    Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """Whole panels from column j on and the narrow ones behind, at once if there are registers for their sums."""
     if rows * (panels * VECTORS + narrow * NARROW_VECTORS) <= SUMS:
@@ -180,7 +182,7 @@ cdef inline void some_panels(
 
 cdef inline void last_panels(
     const Py_ssize_t rows, const Py_ssize_t panels, Py_ssize_t narrow,
-    const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
+    Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
     """some_panels, for any number of narrow ones."""
     if narrow == 2 and rows * 2 * NARROW_VECTORS <= SUMS:
@@ -192,7 +194,7 @@ cdef inline void last_panels(
 
 
 cdef inline void few_rows(
-    const Py_ssize_t rows, const Py_ssize_t panels, Py_ssize_t N, const Product* product, Py_ssize_t i, real* kind,
+    const Py_ssize_t rows, const Py_ssize_t panels, Py_ssize_t N, Product* product, Py_ssize_t i, real* kind,
 ) noexcept nogil:
     """All panels for fewer than ROWS rows: several panels side by side hide the latency of the sums."""
     cdef Py_ssize_t width = panel_width(kind)
@@ -219,7 +221,7 @@ cdef inline void few_rows(
 
 
 cdef inline void last_rows(
-    Py_ssize_t rows, Py_ssize_t N, const Product* product, Py_ssize_t i, real* kind,
+    Py_ssize_t rows, Py_ssize_t N, Product* product, Py_ssize_t i, real* kind,
 ) noexcept nogil:
     """The fewer than ROWS rows from i on."""
     if rows == 1:
@@ -247,7 +249,7 @@ cdef inline void prefetch_tile(const real* c, Py_ssize_t c_row) noexcept nogil:
 
 
 cdef inline void panel_of_rows(
-    const bint asks, Py_ssize_t low, Py_ssize_t high, Py_ssize_t columns, const Product* product, Py_ssize_t j,
+    const bint asks, Py_ssize_t low, Py_ssize_t high, Py_ssize_t columns, Product* product, Py_ssize_t j,
     real* kind,
 ) noexcept nogil:
     """Panel j for rows low .. high-1, whole tiles."""
@@ -260,13 +262,12 @@ cdef inline void panel_of_rows(
 
 
 cdef inline void panel_in_parts(
-    const bint asks, Py_ssize_t low, Py_ssize_t high, Py_ssize_t columns, const Product* product, Py_ssize_t j,
+    const bint asks, bint large, Py_ssize_t low, Py_ssize_t high, Py_ssize_t columns, Product* product, Py_ssize_t j,
     real* kind,
 ) noexcept nogil:
     """The same, DEPTH steps of k at a time: that much of a panel stays in the nearest cache, and so does c.
 
-    The next part may come into the second cache meanwhile. Its places are asked for one after another: many at once
-    would hold up what the tiles wait for.
+    Where panels are large, what comes next is the next part.
     """
     cdef Term term
     cdef Product part = product[0]
@@ -281,39 +282,49 @@ cdef inline void panel_in_parts(
             term.a = <const real*>term.a + k
             term.panels = <const real*>term.panels + j * term.K + k * width
             term.K = min(<Py_ssize_t>DEPTH, term.K - k)
-            if asks:
-                part.ahead_k = width * sizeof(real) * ROWS // (high - low)
+            if large:
                 part.ahead = <const char*>(<const real*>term.panels + term.K * width)
-                part.ahead -= low // ROWS * term.K * part.ahead_k
+                part.ahead_k = width * sizeof(real) * ROWS // (high - low)
             panel_of_rows(asks, low, high, columns, &part, 0, kind)
             part.start, part.start_row, part.ids = part.c, part.c_row, NULL
+    product.ahead = part.ahead
 
 
 cdef void multiply(
     Py_ssize_t M, Py_ssize_t N, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
-    const Term* terms, Py_ssize_t count, real* c, Py_ssize_t c_row,
+    const Term* terms, Py_ssize_t count, real* c, Py_ssize_t c_row, const void* ahead, Py_ssize_t ahead_size,
 ) noexcept nogil:
-    """c (M, N) = start + the sum of the terms."""
-    cdef Product product = Product(terms, count, start, start_row, ids, c, c_row, NULL, 0)
+    """c (M, N) = start + the sum of the terms.
+
+    Meanwhile the next part of large panels, or else what lies `ahead`, comes into the second cache. Its places are
+    asked for one after another: many at once would hold up what the tiles wait for.
+    """
+    cdef Product product = Product(terms, count, start, start_row, ids, c, c_row, <const char*>ahead, 0)
     cdef Py_ssize_t tiled = M // ROWS * ROWS
-    cdef Py_ssize_t size = 0
+    cdef Py_ssize_t K = 0
     cdef Py_ssize_t band, p, i, j, t, high, columns
+    cdef bint large
     if count == 0:
         for i in range(M):
             copy_bytes(c + i * c_row, start + (i if ids is NULL else ids[i]) * start_row, N * sizeof(real))
         return
     for t in range(count):
-        size += terms[t].K * N * sizeof(real)
+        K += terms[t].K
+    large = K * N * <Py_ssize_t>sizeof(real) > LARGE
+    if ahead_size > 0 and tiled > 0:
+        product.ahead_k = pieces(ahead_size, tiled // ROWS * panel_count(N, c) * K)
     for band in range(pieces(tiled, BAND)):
         i = band * BAND
         high = min(i + BAND, tiled)
         for p in range(panel_count(N, c)):
             j = panel_begin(p, N, c)
             columns = min(panel_begin(p + 1, N, c), N) - j
-            if size > LARGE:
-                panel_in_parts(True, i, high, columns, &product, j, c)
+            if large or (IN_PARTS and ahead_size > 0):
+                panel_in_parts(True, large, i, high, columns, &product, j, c)
             elif IN_PARTS:
-                panel_in_parts(False, i, high, columns, &product, j, c)
+                panel_in_parts(False, False, i, high, columns, &product, j, c)
+            elif ahead_size > 0:
+                panel_of_rows(True, i, high, columns, &product, j, c)
             else:
                 panel_of_rows(False, i, high, columns, &product, j, c)
     last_rows(M - tiled, N, &product, tiled, c)

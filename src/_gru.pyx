@@ -6,12 +6,12 @@
     h_t = (1 - u) n + u h_{t-1}
 """
 
-from _gemm cimport Term, fill_bytes, product
+from _gemm cimport Ahead, Term, fill_bytes, product
 from _math cimport hyperbolic_tangent, real, sigmoids
 from _plan cimport OverRows, OverTiles, share, stage_capsule
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, add_rows, add_sums, add_units, arriving_gradient, bind, block_begin, blocks,
-    gate_product, gate_rows, handed_on, hidden_gradient, hidden_weight_gradients, input_product,
+    gate_product, gate_rows, gates_ahead, handed_on, hidden_gradient, hidden_weight_gradients, input_product,
     input_weight_gradients, kept_rows, late_input_gradient, load_final_gradient, load_initial, numbers, pack_weights,
     row_before, step_input_gradient, store_final, store_output, unless_zero, walk, zero_sums,
 )
@@ -90,7 +90,8 @@ cdef inline void update_backward(
 cdef inline void kept_product(const Sequence* s, Py_ssize_t rows, const real* h, real* kept) noexcept nogil:
     """kept = W_hn h + b_hn, without the product where h is NULL"""
     cdef Term hidden = Term(s.H, h, s.h_row, s.groups[1].hidden_panels)
-    product(s.gemm, rows, s.stride, <const real*>s.bias_n, 0, NULL, &hidden, h is not NULL, kept, s.stride)
+    product(s.gemm, rows, s.stride, <const real*>s.bias_n, 0, NULL, &hidden, h is not NULL, kept, s.stride,
+            Ahead(NULL, 0))
 
 
 cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -111,9 +112,10 @@ cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_
         input_product(s, gates, i, first, last)
         z = gates + step.gate * s.width         # of row 0, like k
         k = kept + step.kept * s.stride
-        gate_product(s, &step, &s.groups[0], going, initial, s.h_row, gates)
+        gate_product(s, &step, &s.groups[0], going, initial, s.h_row, gates,
+                     gates_ahead(s, i + 1, first, last, gates))
         if s.reset_after:
-            gate_rows(s, &step, &s.groups[1], step.low, step.high, <const real*>NULL, 0, gates)
+            gate_rows(s, &step, &s.groups[1], step.low, step.high, <const real*>NULL, 0, gates, Ahead(NULL, 0))
             kept_product(s, step.going - step.low, going, k + step.low * s.stride)
             kept_product(s, step.high - step.going, unless_zero(s, step.high - step.going, initial, s.h_row),
                          k + step.going * s.stride)
@@ -123,7 +125,7 @@ cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_
                           k + n * s.stride)
         if not s.reset_after:
             gate_product(s, &step, &s.groups[1], k + step.low * s.stride, k + step.going * s.stride,
-                         s.stride, gates)
+                         s.stride, gates, Ahead(NULL, 0))
         for n in range(step.low, step.high):
             h_now = h + (step.h_now + n) * s.h_row
             update_forward(s.stride, z + n * s.width, h + s.previous[step.row + n] * s.h_row, h_now)
@@ -151,14 +153,16 @@ cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize
         if not s.reset_after:
             fill_bytes(d_reset + step.low * s.stride, 0, count * s.stride * sizeof(real))
             hidden_gradient(s, &s.groups[1], step.low, step.high, gates + m * s.width + s.groups[1].begin, s.width,
-                            d_reset)
+                            d_reset, Ahead(NULL, 0))
         for n in range(step.low, step.high):
             reset_backward(s.stride, s.reset_after, gates + (step.row + n) * s.width,
                            h + s.previous[step.row + n] * s.h_row, kept + (step.row + n) * s.stride,
                            dh + n * s.stride, d_reset + n * s.stride)
         if s.reset_after:
-            hidden_gradient(s, &s.groups[1], step.low, high, kept + m * s.stride, s.stride, dh)
-        hidden_gradient(s, &s.groups[0], step.low, high, gates + m * s.width, s.width, dh)
+            hidden_gradient(s, &s.groups[1], step.low, high, kept + m * s.stride, s.stride, dh,
+                            Ahead(NULL, 0))
+        hidden_gradient(s, &s.groups[0], step.low, high, gates + m * s.width, s.width, dh,
+                        gates_ahead(s, i - 1, first, last, gates))
         step_input_gradient(s, &step, gates)
     add_initial_gradient(s, &s.states[0], dh, first, last)
     late_input_gradient(s, gates, first, last)

@@ -1,7 +1,7 @@
 """Stages without a memory: linear maps, embeddings, dropout."""
 
 from _gemm cimport (
-    Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, outer_product, pack, pack_transposed, panels_size,
+    Ahead, Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, outer_product, pack, pack_transposed, panels_size,
     product, scratch_size,
 )
 from _math cimport real
@@ -78,7 +78,8 @@ cdef void linear_forward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) n
     for i in range(spans(&s.rows, s.last, first, last)):
         count = span(&s.rows, s.last, i, first, last, &begin)
         x = Term(s.I, <const real*>s.x + begin * s.x_row, s.x_row, s.panels)
-        product(s.gemm, count, s.O, <const real*>s.bias, 0, NULL, &x, 1, y + begin * s.y_row, s.y_row)
+        product(s.gemm, count, s.O, <const real*>s.bias, 0, NULL, &x, 1, y + begin * s.y_row, s.y_row,
+                Ahead(NULL, 0))
 
 
 cdef void linear_backward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -89,7 +90,7 @@ cdef void linear_backward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) 
     for i in range(spans(&s.rows, s.last, first, last)):
         count = span(&s.rows, s.last, i, first, last, &begin)
         add_product(s.gemm, count, s.I, s.O, <const real*>s.dy + begin * s.dy_row, s.dy_row,
-                    <const real*>s.back_panels, <real*>s.dx + begin * s.dx_row, s.dx_row)
+                    <const real*>s.back_panels, <real*>s.dx + begin * s.dx_row, s.dx_row, Ahead(NULL, 0))
 
 
 cdef void linear_accumulate(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:

@@ -7,8 +7,8 @@
 from _math cimport hyperbolic_tangent, real, sigmoids
 from _plan cimport OverRows, OverTiles, stage_capsule
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, add_sums, arriving_gradient, bind, blocks, gate_product, handed_on,
-    hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients, kept_rows, late_input_gradient,
+    Sequence, Step, add_initial_gradient, add_sums, arriving_gradient, bind, blocks, gate_product, gates_ahead,
+    handed_on, hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients, kept_rows, late_input_gradient,
     load_final_gradient, load_initial, numbers, pack_weights, row_before, state_rows, step_input_gradient, store_final,
     store_output, walk, zero_sums,
 )
@@ -74,7 +74,7 @@ cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_
         step = walk(s, i, first, last)
         input_product(s, gates, i, first, last)
         gate_product(s, &step, &s.groups[0], h + (step.h_before + step.low) * s.h_row, h + step.going * s.h_row,
-                     s.h_row, gates)
+                     s.h_row, gates, gates_ahead(s, i + 1, first, last, gates))
         for n in range(step.low, step.high):
             h_now = h + (step.h_now + n) * s.h_row
             s.previous[step.row + n] = row_before(&step, step.h_before, n)
@@ -102,7 +102,7 @@ cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize
             cell_backward(s.stride, gates + m * s.width, c + s.previous[m] * s.stride, tanh_c + m * s.stride,
                           dh + n * s.stride, dc + n * s.stride)
         hidden_gradient(s, &s.groups[0], step.low, handed_on(s, &step), gates + (step.row + step.low) * s.width,
-                        s.width, dh)
+                        s.width, dh, gates_ahead(s, i - 1, first, last, gates))
         step_input_gradient(s, &step, gates)
     add_initial_gradient(s, &s.states[0], dh, first, last)
     add_initial_gradient(s, &s.states[1], dc, first, last)

@@ -9,8 +9,8 @@ from _gemm cimport copy_bytes
 from _math cimport hyperbolic_tangent, real, sigmoid
 from _plan cimport OverRows, OverTiles, buffer, stage_capsule
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, add_sums, arriving_gradient, bind, blocks, gate_product, handed_on,
-    hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients, late_input_gradient,
+    Sequence, Step, add_initial_gradient, add_sums, arriving_gradient, bind, blocks, gate_product, gates_ahead,
+    handed_on, hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients, late_input_gradient,
     load_final_gradient, load_initial, numbers, pack_weights, row_before, step_input_gradient, store_final,
     store_output, walk, zero_sums,
 )
@@ -96,7 +96,7 @@ cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_
         step = walk(s, i, first, last)
         input_product(s, gates, i, first, last)
         gate_product(s, &step, &s.groups[0], h + (step.h_before + step.low) * s.h_row, h + step.going * s.h_row,
-                     s.h_row, gates)
+                     s.h_row, gates, gates_ahead(s, i + 1, first, last, gates))
         for n in range(step.low, step.high):
             m = step.row + n
             h_now = h + (step.h_now + n) * s.h_row
@@ -127,7 +127,7 @@ cdef void sequence_backward(Sequence* s, real* dz, Py_ssize_t first, Py_ssize_t 
             cell_backward(s.kind, s.stride, h + m * s.h_row, z + m * s.stride, slope, dh + n * s.stride,
                           dz + m * s.width)
         hidden_gradient(s, &s.groups[0], step.low, handed_on(s, &step), dz + (step.row + step.low) * s.width,
-                        s.width, dh)
+                        s.width, dh, gates_ahead(s, i - 1, first, last, dz))
         step_input_gradient(s, &step, dz)
     add_initial_gradient(s, &s.states[0], dh, first, last)
     late_input_gradient(s, dz, first, last)

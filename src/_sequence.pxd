@@ -11,7 +11,7 @@ through it.
 """
 
 from _gemm cimport (
-    BAND, DEPTH, ROWS, STRIP, Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
+    BAND, DEPTH, ROWS, STRIP, Ahead, Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
     pack_transposed, padded, panels_size, pieces, product, scratch_size, transpose,
 )
 from _math cimport real
@@ -430,7 +430,7 @@ cdef inline void input_rows(const Sequence* s, real* gates, Py_ssize_t begin, Py
         group = &s.groups[i]
         x = input_term(s, group, begin, gates)
         product(s.gemm, count, group.columns, <const real*>s.bias + group.begin, 0, NULL, &x, 1,
-                gates + group.begin, s.width)
+                gates + group.begin, s.width, Ahead(NULL, 0))
 
 
 cdef inline Term input_term(const Sequence* s, const Group* group, Py_ssize_t row, real* kind) noexcept nogil:
@@ -439,7 +439,7 @@ cdef inline Term input_term(const Sequence* s, const Group* group, Py_ssize_t ro
 
 cdef inline void gate_rows(
     const Sequence* s, const Step* step, const Group* group, Py_ssize_t low, Py_ssize_t high,
-    const real* hidden, Py_ssize_t hidden_row, real* gates,
+    const real* hidden, Py_ssize_t hidden_row, real* gates, Ahead ahead,
 ) noexcept nogil:
     """A group's gates of rows low .. high-1 of a step, from x and, unless NULL, from `hidden`, at row low's."""
     cdef Term terms[2]
@@ -457,7 +457,8 @@ cdef inline void gate_rows(
     if hidden is not NULL:
         terms[count] = Term(s.H, hidden, hidden_row, group.hidden_panels)
         count += 1
-    product(s.gemm, high - low, group.columns, start, start_row, ids, terms, count, c, s.width)
+    product(s.gemm, high - low, group.columns, start, start_row, ids, terms, count, c, s.width,
+            ahead)
 
 
 cdef inline const real* unless_zero(
@@ -476,11 +477,25 @@ cdef inline const real* unless_zero(
 
 cdef inline void gate_product(
     const Sequence* s, const Step* step, const Group* group, const real* before, const real* initial, Py_ssize_t row,
-    real* gates,
+    real* gates, Ahead ahead,
 ) noexcept nogil:
     """A group's gates of all rows of a step, from x and from the states of rows low .. and going .. ."""
-    gate_rows(s, step, group, step.low, step.going, before, row, gates)
-    gate_rows(s, step, group, step.going, step.high, unless_zero(s, step.high - step.going, initial, row), row, gates)
+    gate_rows(s, step, group, step.low, step.going, before, row, gates, ahead)
+    gate_rows(s, step, group, step.going, step.high, unless_zero(s, step.high - step.going, initial, row), row, gates,
+              Ahead(NULL, 0))
+
+
+cdef inline Ahead gates_ahead(
+    const Sequence* s, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last, real* gates,
+) noexcept nogil:
+    """The gates of the walk's i-th step, if there is one. They lie before those of the step now, or so much behind that
+    no hardware looks ahead to them; in inference they stay in the cache anyway.
+    """
+    cdef Step step
+    if not s.training or i < 0 or i >= s.rows.T:
+        return Ahead(NULL, 0)
+    step = walk(s, i, first, last)
+    return Ahead(gates + (step.row + step.low) * s.width, (step.high - step.low) * s.width * sizeof(real))
 
 
 cdef inline Py_ssize_t handed_on(const Sequence* s, const Step* step) noexcept nogil:
@@ -490,19 +505,20 @@ cdef inline Py_ssize_t handed_on(const Sequence* s, const Step* step) noexcept n
 
 cdef inline void hidden_gradient(
     const Sequence* s, const Group* group, Py_ssize_t low, Py_ssize_t high, const real* dz, Py_ssize_t dz_row, real* dh,
+    Ahead ahead,
 ) noexcept nogil:
     """dh += dz @ weight_hh for rows low .. high-1; dz points at row low's of the group, dh at row 0's.
 
     Padding stays zero.
     """
     add_product(s.gemm, high - low, s.stride, group.columns, dz, dz_row,
-                <const real*>group.hidden_back_panels, dh + low * s.stride, s.stride)
+                <const real*>group.hidden_back_panels, dh + low * s.stride, s.stride, ahead)
 
 
 cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t begin, Py_ssize_t count) noexcept nogil:
     """dx += dz @ weight_ih for some packed rows."""
     add_product(s.gemm, count, s.D, s.columns, dz + begin * s.width, s.width, <const real*>s.input_back_panels,
-                <real*>s.dx + begin * s.dx_row, s.dx_row)
+                <real*>s.dx + begin * s.dx_row, s.dx_row, Ahead(NULL, 0))
 
 
 cdef inline void step_input_gradient(const Sequence* s, const Step* step, const real* dz) noexcept nogil:
