@@ -211,11 +211,11 @@ cdef inline void product(
 
 cdef inline void add_product(
     const Gemm* gemm, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
-    const real* a, Py_ssize_t a_row, const real* panels, real* c, Py_ssize_t c_row, Ahead ahead,
+    const real* a, Py_ssize_t a_row, const real* panels, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """c (M, N) += a (M, K) @ panels (K, N)."""
     cdef Term term = Term(K, a, a_row, panels)
-    product(gemm, M, N, c, c_row, NULL, &term, 1, c, c_row, ahead)
+    product(gemm, M, N, c, c_row, NULL, &term, 1, c, c_row, Ahead(NULL, 0))
 
 
 cdef inline void outer_product(

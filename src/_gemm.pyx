@@ -168,6 +168,26 @@ cdef inline void edge(
             to[r * product.c_row + q] = buffer[r * width + q]
 
 
+cdef void rest_of_rows(
+    Py_ssize_t rows, Py_ssize_t columns, Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
+) noexcept nogil:
+    """Panel j for the fewer than ROWS rows from i on."""
+    if rows == 1:
+        edge(False, 1, 1, columns, 1, 0, product, i, j, kind)
+    elif rows == 2:
+        edge(False, 2, 2, columns, 1, 0, product, i, j, kind)
+    elif rows == 3:
+        edge(False, 3, 3, columns, 1, 0, product, i, j, kind)
+    elif ROWS > 4 and rows == 4:
+        edge(False, 4, 4, columns, 1, 0, product, i, j, kind)
+    elif ROWS > 4 and rows == 5:
+        edge(False, 5, 5, columns, 1, 0, product, i, j, kind)
+    elif ROWS > 4 and rows == 6:
+        edge(False, 6, 6, columns, 1, 0, product, i, j, kind)
+    elif ROWS > 4 and rows == 7:
+        edge(False, 7, 7, columns, 1, 0, product, i, j, kind)
+
+
 cdef inline void some_panels(
     const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t narrow,
     Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
@@ -217,13 +237,11 @@ cdef inline void few_rows(
         last_panels(rows, 0, narrow, product, i, j, kind)
     for p in range(whole + narrow, panel_count(N, kind)):
         j = panel_begin(p, N, kind)
-        edge(False, rows, rows, min(panel_begin(p + 1, N, kind), N) - j, 1, 0, product, i, j, kind)
+        rest_of_rows(rows, min(panel_begin(p + 1, N, kind), N) - j, product, i, j, kind)
 
 
-cdef inline void last_rows(
-    Py_ssize_t rows, Py_ssize_t N, Product* product, Py_ssize_t i, real* kind,
-) noexcept nogil:
-    """The fewer than ROWS rows from i on."""
+cdef inline void last_rows(Py_ssize_t rows, Py_ssize_t N, Product* product, Py_ssize_t i, real* kind) noexcept nogil:
+    """The fewer than ROWS rows from i on, by themselves."""
     if rows == 1:
         few_rows(1, 4, N, product, i, kind)
     elif rows == 2:
@@ -252,13 +270,17 @@ cdef inline void panel_of_rows(
     const bint asks, Py_ssize_t low, Py_ssize_t high, Py_ssize_t columns, Product* product, Py_ssize_t j,
     real* kind,
 ) noexcept nogil:
-    """Panel j for rows low .. high-1, whole tiles."""
+    """Panel j for rows low .. high-1: whole tiles, but where panels are asked for ahead any rows."""
+    cdef Py_ssize_t tiles = (high - low) // ROWS
     cdef Py_ssize_t q, i
-    for q in range((high - low) // ROWS):
+    for q in range(tiles):
         i = low + q * ROWS
         if i + ROWS < high:              # rows behind may be another thread's, which is writing them
             prefetch_tile(<real*>product.c + (i + ROWS) * product.c_row + j, product.c_row)
         edge(asks, ROWS, ROWS, columns, 1, 0, product, i, j, kind)
+    i = low + tiles * ROWS
+    if asks and i < high:
+        rest_of_rows(high - i, columns, product, i, j, kind)
 
 
 cdef inline void panel_in_parts(
@@ -284,7 +306,7 @@ cdef inline void panel_in_parts(
             term.K = min(<Py_ssize_t>DEPTH, term.K - k)
             if large:
                 part.ahead = <const char*>(<const real*>term.panels + term.K * width)
-                part.ahead_k = width * sizeof(real) * ROWS // (high - low)
+                part.ahead_k = width * sizeof(real) // ((high - low) // ROWS)
             panel_of_rows(asks, low, high, columns, &part, 0, kind)
             part.start, part.start_row, part.ids = part.c, part.c_row, NULL
     product.ahead = part.ahead
@@ -303,7 +325,7 @@ cdef void multiply(
     cdef Py_ssize_t tiled = M // ROWS * ROWS
     cdef Py_ssize_t K = 0
     cdef Py_ssize_t band, p, i, j, t, high, columns
-    cdef bint large
+    cdef bint large, apart
     if count == 0:
         for i in range(M):
             copy_bytes(c + i * c_row, start + (i if ids is NULL else ids[i]) * start_row, N * sizeof(real))
@@ -311,11 +333,13 @@ cdef void multiply(
     for t in range(count):
         K += terms[t].K
     large = K * N * <Py_ssize_t>sizeof(real) > LARGE
+    # Panels that come from afar serve the last rows while they are near; otherwise these gain from several at once.
+    apart = not large or tiled == 0
     if ahead_size > 0 and tiled > 0:
         product.ahead_k = pieces(ahead_size, tiled // ROWS * panel_count(N, c) * K)
     for band in range(pieces(tiled, BAND)):
         i = band * BAND
-        high = min(i + BAND, tiled)
+        high = i + BAND if i + BAND < tiled else (tiled if apart else M)
         for p in range(panel_count(N, c)):
             j = panel_begin(p, N, c)
             columns = min(panel_begin(p + 1, N, c), N) - j
@@ -327,7 +351,8 @@ cdef void multiply(
                 panel_of_rows(True, i, high, columns, &product, j, c)
             else:
                 panel_of_rows(False, i, high, columns, &product, j, c)
-    last_rows(M - tiled, N, &product, tiled, c)
+    if apart:
+        last_rows(M - tiled, N, &product, tiled, c)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -6,14 +6,14 @@
     h_t = (1 - u) n + u h_{t-1}
 """
 
-from _gemm cimport Ahead, Term, fill_bytes, product
+from _gemm cimport Ahead, Term, fill_bytes
 from _math cimport hyperbolic_tangent, real, sigmoids
 from _plan cimport OverRows, OverTiles, share, stage_capsule
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, add_rows, add_sums, add_units, arriving_gradient, bind, block_begin, blocks,
     gate_product, gate_rows, gates_ahead, handed_on, hidden_gradient, hidden_weight_gradients, input_product,
     input_weight_gradients, kept_rows, late_input_gradient, load_final_gradient, load_initial, numbers, pack_weights,
-    row_before, step_input_gradient, store_final, store_output, unless_zero, walk, zero_sums,
+    row_before, step_input_gradient, store_final, store_output, team_product, unless_zero, walk, zero_sums,
 )
 
 from rnncore._stage import Stage
@@ -90,8 +90,8 @@ cdef inline void update_backward(
 cdef inline void kept_product(const Sequence* s, Py_ssize_t rows, const real* h, real* kept) noexcept nogil:
     """kept = W_hn h + b_hn, without the product where h is NULL"""
     cdef Term hidden = Term(s.H, h, s.h_row, s.groups[1].hidden_panels)
-    product(s.gemm, rows, s.stride, <const real*>s.bias_n, 0, NULL, &hidden, h is not NULL, kept, s.stride,
-            Ahead(NULL, 0))
+    team_product(s, rows, s.stride, <const real*>s.bias_n, 0, NULL, &hidden, h is not NULL, kept, s.stride,
+                 Ahead(NULL, 0))
 
 
 cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:

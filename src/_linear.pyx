@@ -90,7 +90,7 @@ cdef void linear_backward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) 
     for i in range(spans(&s.rows, s.last, first, last)):
         count = span(&s.rows, s.last, i, first, last, &begin)
         add_product(s.gemm, count, s.I, s.O, <const real*>s.dy + begin * s.dy_row, s.dy_row,
-                    <const real*>s.back_panels, <real*>s.dx + begin * s.dx_row, s.dx_row, Ahead(NULL, 0))
+                    <const real*>s.back_panels, <real*>s.dx + begin * s.dx_row, s.dx_row)
 
 
 cdef void linear_accumulate(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:

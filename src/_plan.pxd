@@ -25,6 +25,9 @@ cdef struct Rows:
 ctypedef void (*OverRows)(void* plan, void* numbers, Py_ssize_t first, Py_ssize_t last) noexcept nogil
 ctypedef void (*OverTiles)(void* plan, void* numbers, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
 
+ctypedef void (*Job)(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
+ctypedef void (*Parallel)(Job job, void* argument, Py_ssize_t parts) noexcept nogil      # all parts, each on a thread
+
 cdef struct Stage:
     void* plan
     void* numbers
@@ -33,6 +36,9 @@ cdef struct Stage:
     Py_ssize_t band         # rows that are taken through all steps at a time; 0: all
     double work             # multiply-adds of a row, forward
     Py_ssize_t most         # threads that accumulate has scratch for; 0: it needs none
+    Py_ssize_t weights      # bytes of those that every step needs; 0: none does
+    Py_ssize_t team         # threads that share each of its products, where they do not share the rows; they meet in
+    Parallel parallel
     OverTiles pack          # reads the weights into panels
     OverRows forward
     OverRows backward

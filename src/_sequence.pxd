@@ -11,12 +11,12 @@ through it.
 """
 
 from _gemm cimport (
-    BAND, DEPTH, ROWS, STRIP, Ahead, Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
-    pack_transposed, padded, panels_size, pieces, product, scratch_size, transpose,
+    BAND, DEPTH, ROWS, STRIP, Ahead, Gemm, Term, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
+    pack_transposed, padded, panel_begin, panel_count, panels_size, pieces, product, scratch_size, transpose,
 )
 from _math cimport real
 from _plan cimport (
-    Rows, Stage, add, address, buffer, cut, packed_rows, row_stride, share, span, spans,
+    Job, Rows, Stage, add, address, buffer, cut, packed_rows, row_stride, share, span, spans,
 )
 
 cdef enum:
@@ -148,6 +148,7 @@ cdef inline Sequence* bind(
     s.stage.plan, s.stage.numbers = s, s.gates
     s.stage.rows, s.stage.band = &s.rows, BAND
     s.stage.work = s.G * s.H * (s.H + s.D)
+    s.stage.weights = s.G * s.H * s.H * (sizeof(float) if s.single else sizeof(double))
     return s
 
 
@@ -403,6 +404,53 @@ cdef inline void fill_table(const Sequence* s, const real* bias, Py_ssize_t firs
             add(table + v * s.width + u, bias + u, last - first)
 
 
+cdef struct Shared:              # a product that threads share by panels
+    const Gemm* gemm
+    Py_ssize_t M, N
+    const void* start
+    Py_ssize_t start_row
+    const Py_ssize_t* ids
+    const Term* terms
+    Py_ssize_t count
+    void* c
+    Py_ssize_t c_row
+
+
+cdef inline void some_columns(Shared* p, Py_ssize_t part, Py_ssize_t parts, real* kind) noexcept nogil:
+    """One thread's panels. They begin where they would in a product of their own, and end like that."""
+    cdef Py_ssize_t count = panel_count(p.N, kind)
+    cdef Py_ssize_t low = panel_begin(count * part // parts, p.N, kind)
+    cdef Py_ssize_t high = min(panel_begin(count * (part + 1) // parts, p.N, kind), p.N)
+    cdef Term terms[2]
+    cdef Py_ssize_t t
+    for t in range(p.count):
+        terms[t] = p.terms[t]
+        terms[t].panels = <const real*>terms[t].panels + low * terms[t].K
+    product(p.gemm, p.M, high - low, <const real*>p.start + low, p.start_row, p.ids, terms, p.count,
+            <real*>p.c + low, p.c_row, Ahead(NULL, 0))
+
+
+cdef inline void some_columns_f(void* p, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    some_columns(<Shared*>p, part, parts, <float*>NULL)
+
+
+cdef inline void some_columns_d(void* p, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    some_columns(<Shared*>p, part, parts, <double*>NULL)
+
+
+cdef inline void team_product(
+    const Sequence* s, Py_ssize_t M, Py_ssize_t N, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
+    const Term* terms, Py_ssize_t count, real* c, Py_ssize_t c_row, Ahead ahead,
+) noexcept nogil:
+    """A product, shared by the team."""
+    cdef Shared shared
+    if s.stage.team <= 1 or M == 0:
+        product(s.gemm, M, N, start, start_row, ids, terms, count, c, c_row, ahead)
+        return
+    shared = Shared(s.gemm, M, N, start, start_row, ids, terms, count, c, c_row)
+    s.stage.parallel(some_columns_f if real is float else some_columns_d, &shared, s.stage.team)
+
+
 cdef inline void input_product(
     const Sequence* s, real* gates, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
@@ -429,8 +477,8 @@ cdef inline void input_rows(const Sequence* s, real* gates, Py_ssize_t begin, Py
     for i in range(s.group_count):
         group = &s.groups[i]
         x = input_term(s, group, begin, gates)
-        product(s.gemm, count, group.columns, <const real*>s.bias + group.begin, 0, NULL, &x, 1,
-                gates + group.begin, s.width, Ahead(NULL, 0))
+        team_product(s, count, group.columns, <const real*>s.bias + group.begin, 0, NULL, &x, 1, gates + group.begin,
+                     s.width, Ahead(NULL, 0))
 
 
 cdef inline Term input_term(const Sequence* s, const Group* group, Py_ssize_t row, real* kind) noexcept nogil:
@@ -457,8 +505,7 @@ cdef inline void gate_rows(
     if hidden is not NULL:
         terms[count] = Term(s.H, hidden, hidden_row, group.hidden_panels)
         count += 1
-    product(s.gemm, high - low, group.columns, start, start_row, ids, terms, count, c, s.width,
-            ahead)
+    team_product(s, high - low, group.columns, start, start_row, ids, terms, count, c, s.width, ahead)
 
 
 cdef inline const real* unless_zero(
@@ -511,14 +558,16 @@ cdef inline void hidden_gradient(
 
     Padding stays zero.
     """
-    add_product(s.gemm, high - low, s.stride, group.columns, dz, dz_row,
-                <const real*>group.hidden_back_panels, dh + low * s.stride, s.stride, ahead)
+    cdef Term term = Term(group.columns, dz, dz_row, group.hidden_back_panels)
+    dh += low * s.stride
+    team_product(s, high - low, s.stride, dh, s.stride, NULL, &term, 1, dh, s.stride, ahead)
 
 
 cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t begin, Py_ssize_t count) noexcept nogil:
     """dx += dz @ weight_ih for some packed rows."""
-    add_product(s.gemm, count, s.D, s.columns, dz + begin * s.width, s.width, <const real*>s.input_back_panels,
-                <real*>s.dx + begin * s.dx_row, s.dx_row, Ahead(NULL, 0))
+    cdef Term term = Term(s.columns, dz + begin * s.width, s.width, s.input_back_panels)
+    cdef real* dx = <real*>s.dx + begin * s.dx_row
+    team_product(s, count, s.D, dx, s.dx_row, NULL, &term, 1, dx, s.dx_row, Ahead(NULL, 0))
 
 
 cdef inline void step_input_gradient(const Sequence* s, const Step* step, const real* dz) noexcept nogil:

@@ -13,16 +13,18 @@ from libc.string cimport memset
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
-from _plan cimport OverRows, Rule as CRule, Stage as CStage, address, row_count
+from _plan cimport Job, OverRows, Rule as CRule, Stage as CStage, address, row_count
 
 cdef extern from "_threads.h" nogil:
-    ctypedef void (*Job "rnn_job")(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
     void rnn_parallel(Job job, void* argument, Py_ssize_t parts) noexcept
 
 cdef enum:
     MOST = 64                    # threads
     BLOCK = 4096                 # numbers of a parameter that one thread updates at a time
     FEW = 4                      # rows that a thread goes through nearly as fast as through one
+    SHARED = 1 << 19             # bytes of weights whose products threads may share, where they cannot share rows
+    HEAVY = 3 << 19              # bytes of which one core's cache holds too little: to share products pays more than
+    TEAM = 16                    # fewer than so many rows for each
 
 cdef double SHARE = 1.5e6        # multiply-adds of a forward pass below which another thread does not pay
 
@@ -105,6 +107,27 @@ cdef struct Run:
     Py_ssize_t parts             # threads that share the output tiles of a training step
     double clip_norm, clip_value
     double factor                # of the gradients, whose norm is clipped
+
+
+cdef bint in_teams(const Run* run, double work) noexcept nogil:
+    """Whether few rows need many weights: then threads share products, not rows, and each keeps its part of the
+    weights in its cache.
+    """
+    cdef Py_ssize_t rows = run.stages[0].rows.N
+    cdef Py_ssize_t most = 0
+    cdef Py_ssize_t i
+    for i in range(run.count):
+        most = max(most, run.stages[i].weights)
+    return threads_for(work, limit) > 1 and most > SHARED and rows < (TEAM if most > HEAVY else FEW) * limit
+
+
+cdef Py_ssize_t threads_for_rows(const Run* run, double work, Py_ssize_t rows) noexcept nogil:
+    """Threads that share the rows of all stages, or one with a team for each of the products."""
+    cdef bint teams = in_teams(run, work)
+    cdef Py_ssize_t i
+    for i in range(run.count):
+        run.stages[i].team = limit if teams and run.stages[i].weights > SHARED else 1
+    return 1 if teams else threads_for(work, rows)
 
 
 cdef void over_bands(const CStage* stage, OverRows run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -230,6 +253,7 @@ cdef class Stage:
 
     def __init__(self, capsule, keep):
         self.stage = <CStage*>PyCapsule_GetPointer(capsule, "rnncore.Stage")
+        self.stage.parallel = rnn_parallel
         self.capsule = capsule
         self.keep = keep
         self.run_.stages = &self.stage
@@ -238,7 +262,8 @@ cdef class Stage:
     cdef void over(self, Job job, bint rows) noexcept nogil:
         cdef Py_ssize_t R = row_count(self.stage.rows, self.stage.per_sequence)
         cdef double work = self.stage.work * <double>R
-        cdef Py_ssize_t parts = threads_for(work, self.stage.rows.N) if rows else parts_for(&self.run_, work)
+        cdef Py_ssize_t parts = (
+            threads_for_rows(&self.run_, work, self.stage.rows.N) if rows else parts_for(&self.run_, work))
         share_rows(self.stage, parts, &self.run_.shares)
         rnn_parallel(job, &self.run_, parts)
 
@@ -301,12 +326,14 @@ cdef class Forward:
     cdef Py_ssize_t threads(self) noexcept nogil:
         """Threads that get rows enough to pay for fetching the weights that another one has packed."""
         cdef Run* run = &self.run_
-        return threads_for(work_of(run), run.stages[0].rows.N // FEW) if run.count else 1
+        return threads_for_rows(run, work_of(run), run.stages[0].rows.N // FEW) if run.count else 1
 
     def pack(self):
         """Read the weights."""
+        cdef Py_ssize_t threads
         with nogil:
-            rnn_parallel(pack_tiles, &self.run_, self.threads())
+            threads = self.threads()
+            rnn_parallel(pack_tiles, &self.run_, limit if in_teams(&self.run_, work_of(&self.run_)) else threads)
 
     def run(self):
         """Compute the outputs from the inputs."""
@@ -434,7 +461,7 @@ cdef class Step:
         cdef double squares = 0
         cdef Py_ssize_t* horizon = stage.rows.horizon
         cdef Py_ssize_t i, phase
-        share_rows(stage, threads_for(work, N), &run.shares)
+        share_rows(stage, threads_for_rows(run, work, N), &run.shares)
         # what one thread has computed, others first have to fetch
         run.parts = parts_for(run, work if run.shares.parts > 1 else work / 4)
         run.fresh = first

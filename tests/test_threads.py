@@ -18,13 +18,15 @@ def threads_as_before():
     rc.set_num_threads(before)
 
 
-def trained(threads: int, cell: str, N: int, lengths: np.ndarray | None, **options) -> dict[str, np.ndarray]:
+def trained(
+    threads: int, cell: str, N: int, lengths: np.ndarray | None, *, hidden_size: int = 90, T: int = 60, **options
+) -> dict[str, np.ndarray]:
     """Parameters, predictions and state after three updates large enough to be shared out."""
     rc.set_num_threads(threads)
     rng = np.random.default_rng(0)
-    model = rc.SequenceModel(20, 90, 5, cell, 2, seed=1, **options)
+    model = rc.SequenceModel(20, hidden_size, 5, cell, 2, seed=1, **options)
     trainer = rc.Trainer(model, "cross_entropy", rc.Adam(lr=0.01), clip_norm=0.1)
-    x, y = rng.integers(0, 20, (N, 60)), rng.integers(0, 5, (N, 60) if model.output == "all" else N)
+    x, y = rng.integers(0, 20, (N, T)), rng.integers(0, 5, (N, T) if model.output == "all" else N)
     for _ in range(3):
         trainer.step(x, y, lengths)
     state = trainer.state
@@ -43,6 +45,27 @@ def test_the_number_of_threads_changes_no_bit(cell, options, N, ragged):
     one = trained(1, cell, N, lengths, **options)
     for threads in (2, 3, 5):
         shared = trained(threads, cell, N, lengths, **options)
+        for name, value in one.items():
+            np.testing.assert_array_equal(shared[name], value, err_msg=f"{threads} threads: {name}")
+
+
+# Half a megabyte of weights and more than one core keeps: a few rows share the products, and so do more rows.
+@pytest.mark.parametrize(
+    ("cell", "hidden_size", "options"),
+    [
+        ("lstm", 200, {}),
+        ("lstm", 330, {"bidirectional": True}),
+        ("gru", 380, {}),
+        ("gru", 270, {"reset_after": False, "dtype": "float64"}),
+        ("rnn", 660, {"output": "last"}),
+    ],
+)
+@pytest.mark.parametrize("N", [1, 5, 19])
+def test_threads_that_share_products_change_no_bit(cell, hidden_size, options, N):
+    lengths = np.random.default_rng(1).integers(8, 17, N)
+    one = trained(1, cell, N, lengths, hidden_size=hidden_size, T=16, **options)
+    for threads in (2, 5):
+        shared = trained(threads, cell, N, lengths, hidden_size=hidden_size, T=16, **options)
         for name, value in one.items():
             np.testing.assert_array_equal(shared[name], value, err_msg=f"{threads} threads: {name}")
 
