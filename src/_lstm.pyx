@@ -8,9 +8,9 @@ from _math cimport hyperbolic_tangent, real, sigmoids
 from _plan cimport OverRows, OverTiles, stage_capsule
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, add_sums, arriving_gradient, bind, blocks, gate_product, gates_ahead,
-    handed_on, hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients, kept_rows, late_input_gradient,
-    load_final_gradient, load_initial, numbers, pack_weights, row_before, state_rows, step_input_gradient, store_final,
-    store_output, walk, zero_sums,
+    handed_on, hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients, kept_rows,
+    late_input_gradient, load_final_gradient, load_initial, numbers, pack_weights, row_before, state_rows,
+    step_input_gradient, store_final, store_output, walk, zero_sums,
 )
 
 from rnncore._stage import Stage

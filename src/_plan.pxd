@@ -19,8 +19,9 @@ cdef struct Rows:
     const Py_ssize_t* lengths    # (N,)   descending
     Py_ssize_t* horizon          # (3,)   k, phase, per sequence: how far back a loss reaches; k = 0: to the beginning
 
-# Rows first .. last-1 of the batch are one thread's share; weights and their gradients are shared
-# out by tile, part of parts. So no sum is ever split, and threads never change a bit.
+# Rows first .. last-1 of the batch are one thread's share, or all rows are, and a team shares the products;
+# weights and their gradients are shared out by tile, part of parts. So no sum is ever split, and threads never
+# change a bit.
 # `numbers` points at the plan's main buffer: its type tells the specialisation, float or double.
 ctypedef void (*OverRows)(void* plan, void* numbers, Py_ssize_t first, Py_ssize_t last) noexcept nogil
 ctypedef void (*OverTiles)(void* plan, void* numbers, Py_ssize_t part, Py_ssize_t parts) noexcept nogil

@@ -16,7 +16,7 @@ from _gemm cimport (
 )
 from _math cimport real
 from _plan cimport (
-    Job, Rows, Stage, add, address, buffer, cut, packed_rows, row_stride, share, span, spans,
+    Rows, Stage, add, address, buffer, cut, packed_rows, row_stride, share, span, spans,
 )
 
 cdef enum:

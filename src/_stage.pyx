@@ -1,8 +1,9 @@
 """How stages are run: one after another, or a whole training step in one call; by one thread or several.
 
 Rows are shared out over the threads for the forward and the backward pass, output tiles for
-packing and for the weights' gradients. No sum is ever split, so the bits do not depend on the
-number of threads.
+packing and for the weights' gradients. Where few rows need many weights, one thread goes through
+the passes, and a team shares each large product by columns. No sum is ever split, so the bits do
+not depend on the number of threads.
 """
 
 import os
@@ -22,9 +23,9 @@ cdef enum:
     MOST = 64                    # threads
     BLOCK = 4096                 # numbers of a parameter that one thread updates at a time
     FEW = 4                      # rows that a thread goes through nearly as fast as through one
-    SHARED = 1 << 19             # bytes of weights whose products threads may share, where they cannot share rows
-    HEAVY = 3 << 19              # bytes of which one core's cache holds too little: to share products pays more than
-    TEAM = 16                    # fewer than so many rows for each
+    PART = 1 << 18               # bytes of weights that are enough for one thread of a team
+    HEAVY = 3 << 19              # bytes of which one core's cache holds too little: a team does better than threads
+    TEAM = 16                    # of fewer than so many rows each
 
 cdef double SHARE = 1.5e6        # multiply-adds of a forward pass below which another thread does not pay
 
@@ -118,7 +119,7 @@ cdef bint in_teams(const Run* run, double work) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(run.count):
         most = max(most, run.stages[i].weights)
-    return threads_for(work, limit) > 1 and most > SHARED and rows < (TEAM if most > HEAVY else FEW) * limit
+    return threads_for(work, limit) > 1 and most >= 2 * PART and rows < (TEAM if most > HEAVY else FEW) * limit
 
 
 cdef Py_ssize_t threads_for_rows(const Run* run, double work, Py_ssize_t rows) noexcept nogil:
@@ -126,7 +127,7 @@ cdef Py_ssize_t threads_for_rows(const Run* run, double work, Py_ssize_t rows) n
     cdef bint teams = in_teams(run, work)
     cdef Py_ssize_t i
     for i in range(run.count):
-        run.stages[i].team = limit if teams and run.stages[i].weights > SHARED else 1
+        run.stages[i].team = min(limit, run.stages[i].weights // PART) if teams else 1
     return 1 if teams else threads_for(work, rows)
 
 

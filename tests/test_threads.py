@@ -19,7 +19,14 @@ def threads_as_before():
 
 
 def trained(
-    threads: int, cell: str, N: int, lengths: np.ndarray | None, *, hidden_size: int = 90, T: int = 60, **options
+    threads: int,
+    cell: str,
+    N: int,
+    lengths: np.ndarray | None,
+    *,
+    hidden_size: int = 90,
+    T: int = 60,
+    **options,
 ) -> dict[str, np.ndarray]:
     """Parameters, predictions and state after three updates large enough to be shared out."""
     rc.set_num_threads(threads)
