@@ -536,10 +536,10 @@ cdef inline Ahead gates_ahead(
     const Sequence* s, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last, real* gates,
 ) noexcept nogil:
     """The gates of the walk's i-th step, if there is one. They lie before those of the step now, or so much behind that
-    no hardware looks ahead to them; in inference they stay in the cache anyway.
+    no hardware looks ahead to them. In inference they stay in the cache anyway, and few rows are few lines.
     """
     cdef Step step
-    if not s.training or i < 0 or i >= s.rows.T:
+    if not s.training or last - first < ROWS or i < 0 or i >= s.rows.T:
         return Ahead(NULL, 0)
     step = walk(s, i, first, last)
     return Ahead(gates + (step.row + step.low) * s.width, (step.high - step.low) * s.width * sizeof(real))
@@ -701,11 +701,12 @@ cdef inline void add_units(
     const Sequence* s, const real* sums, Py_ssize_t low, Py_ssize_t high, real* to,
 ) noexcept nogil:
     """to (G*H,) += sums (G * stride,), without the padding, for some columns."""
-    cdef Py_ssize_t j, u
-    for j in range(low, high):
-        u = j % s.stride
-        if u < s.H:
-            to[j // s.stride * s.H + u] += sums[j]
+    cdef Py_ssize_t g, u, first, last
+    for g in range(low // s.stride, pieces(high, s.stride)):
+        u = g * s.stride
+        first, last = max(low - u, <Py_ssize_t>0), min(high - u, s.H)
+        if first < last:
+            add(to + g * s.H + first, sums + u + first, last - first)
 
 
 cdef inline void add_transposed(
