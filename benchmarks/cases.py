@@ -156,6 +156,7 @@ def lines() -> Iterator[Line]:
 def _threads() -> Iterator[Line]:
     """Yield what two threads bring."""
     two = replace(OWN, label="rnncore, 2 threads", threads=2)
+    torch_two = replace(torch(), label="PyTorch, 2 threads", threads=2)
     works = {
         "addition": ADDITION,
         "16": replace(TOKENS, H=16),
@@ -167,8 +168,11 @@ def _threads() -> Iterator[Line]:
     for name, work in works.items():
         entries: tuple[Entry, ...] = (two, replace(OWN, goal=1.9 if work.H >= 128 else 1.0))
         if name == "128":
-            entries += (torch(2.4), replace(torch(2.4), label="PyTorch, 2 threads", threads=2))
+            entries += (torch(2.4), replace(torch_two, goal=2.4))
         yield Line(f"threads-{name}", work, entries, note="two threads")
+    for N, kind in ((1, "inference"), (8, "training")):  # few sequences and many weights
+        few = replace(DENSE, N=N, D=64, H=512)
+        yield Line(f"threads-few-{N}", few, (two, replace(OWN, goal=1.0), torch_two), kind, note="two threads")
 
 
 def _levels() -> Iterator[Line]:

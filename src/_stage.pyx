@@ -23,7 +23,8 @@ cdef enum:
     MOST = 64                    # threads
     BLOCK = 4096                 # numbers of a parameter that one thread updates at a time
     FEW = 4                      # rows that a thread goes through nearly as fast as through one
-    PART = 1 << 18               # bytes of weights that are enough for one thread of a team
+    LEAST = 3 << 18              # bytes of weights below which meetings cost a team more than it gains
+    PART = 1 << 18               # and for each of its threads
     HEAVY = 3 << 19              # bytes of which one core's cache holds too little: a team does better than threads
     TEAM = 16                    # of fewer than so many rows each
 
@@ -119,7 +120,7 @@ cdef bint in_teams(const Run* run, double work) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(run.count):
         most = max(most, run.stages[i].weights)
-    return threads_for(work, limit) > 1 and most >= 2 * PART and rows < (TEAM if most > HEAVY else FEW) * limit
+    return threads_for(work, limit) > 1 and most >= LEAST and rows < (TEAM if most > HEAVY else FEW) * limit
 
 
 cdef Py_ssize_t threads_for_rows(const Run* run, double work, Py_ssize_t rows) noexcept nogil:
@@ -459,12 +460,14 @@ cdef class Step:
         cdef CStage* stage = run.stages[0]
         cdef Py_ssize_t N = stage.rows.N
         cdef double work = work_of(run)
+        cdef bint shared
         cdef double squares = 0
         cdef Py_ssize_t* horizon = stage.rows.horizon
         cdef Py_ssize_t i, phase
         share_rows(stage, threads_for_rows(run, work, N), &run.shares)
-        # what one thread has computed, others first have to fetch
-        run.parts = parts_for(run, work if run.shares.parts > 1 else work / 4)
+        # what one thread alone has computed, others first have to fetch
+        shared = run.shares.parts > 1 or in_teams(run, work)
+        run.parts = parts_for(run, work if shared else work / 4)
         run.fresh = first
         rnn_parallel(prepare_tiles, run, run.parts)
         for phase in range(1 if horizon[2] else max(<Py_ssize_t>1, horizon[0])):

@@ -56,11 +56,11 @@ def test_the_number_of_threads_changes_no_bit(cell, options, N, ragged):
             np.testing.assert_array_equal(shared[name], value, err_msg=f"{threads} threads: {name}")
 
 
-# Half a megabyte of weights and more than one core keeps: a few rows share the products, and so do more rows.
+# Weights enough for threads to share the products of few rows, and so many that they share those of more rows.
 @pytest.mark.parametrize(
     ("cell", "hidden_size", "options"),
     [
-        ("lstm", 200, {}),
+        ("lstm", 225, {}),
         ("lstm", 330, {"bidirectional": True}),
         ("gru", 380, {}),
         ("gru", 270, {"reset_after": False, "dtype": "float64"}),
