@@ -172,7 +172,8 @@ def _threads() -> Iterator[Line]:
         yield Line(f"threads-{name}", work, entries, note="two threads")
     for N, kind in ((1, "inference"), (8, "training")):  # few sequences and many weights
         few = replace(DENSE, N=N, D=64, H=512)
-        yield Line(f"threads-few-{N}", few, (two, replace(OWN, goal=1.0), torch_two), kind, note="two threads")
+        entries = two, replace(OWN, goal=1.0), torch_two
+        yield Line(f"threads-few-{N}", few, entries, kind, note="two threads")
 
 
 def _levels() -> Iterator[Line]:

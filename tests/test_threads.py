@@ -56,7 +56,7 @@ def test_the_number_of_threads_changes_no_bit(cell, options, N, ragged):
             np.testing.assert_array_equal(shared[name], value, err_msg=f"{threads} threads: {name}")
 
 
-# Weights enough for threads to share the products of few rows, and so many that they share those of more rows.
+# Weights enough for threads to share the products of few rows, and so many that they share more rows' too.
 @pytest.mark.parametrize(
     ("cell", "hidden_size", "options"),
     [
