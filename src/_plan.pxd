@@ -12,6 +12,40 @@ from _math cimport real
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.pycapsule cimport PyCapsule_New
 
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+
+    /* Changes if any of the bytes do, but once in some 2**32 cases: each step is a bijection of what came before and
+       of its word. Lanes are many, for a multiplication takes ten cycles. */
+    static inline uint64_t rnn_fingerprint(uint64_t seed, const void* place, size_t size) {
+        enum { LANES = 64 };
+        uint32_t lanes[LANES], rest[LANES] = {0}, word;
+        const char* words = (const char*)place;
+        size_t at, j;
+        for (j = 0; j < LANES; j++) lanes[j] = (uint32_t)j;
+        for (at = 0; at < size; at += sizeof rest, words += sizeof rest) {
+            if (size - at < sizeof rest) words = (const char*)memcpy(rest, words, size - at);
+            for (j = 0; j < LANES; j++) {
+                memcpy(&word, words + j * sizeof word, sizeof word);
+                lanes[j] = (lanes[j] ^ word) * 0x9e3779b1u;
+                lanes[j] ^= lanes[j] >> 15;
+            }
+        }
+        for (j = 0; j < LANES; j++) {
+            seed = (seed ^ lanes[j]) * 0x9e3779b97f4a7c15u;
+            seed ^= seed >> 29;
+        }
+        return seed;
+    }
+    """
+    ctypedef unsigned long long uint64_t
+    uint64_t fingerprint "rnn_fingerprint"(uint64_t seed, const void* place, size_t size) noexcept nogil
+
+cdef enum:
+    MOST = 64                    # threads
+
 cdef struct Rows:
     Py_ssize_t N, T
     const Py_ssize_t* counts     # (T,)   sequences that go on at step t
@@ -91,6 +125,29 @@ cdef inline object rule_capsule(Rule* rule):
     return PyCapsule_New(rule, "rnncore.Rule", NULL)
 
 
+# ---------------------------------------------------------------------------------------------
+# To look whether weights have changed takes less than to pack them.
+
+cdef enum:
+    LITTLE = 1 << 17             # bytes of weights that are packed without a look
+
+
+cdef struct Packed:              # what each thread has packed last: its part of how many, and its weights' fingerprint
+    Py_ssize_t parts[MOST]
+    uint64_t prints[MOST]
+
+
+cdef inline bint known(Packed* packed, uint64_t print_, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """Whether a part is packed already; it counts as packed from now on."""
+    cdef bint found = packed.parts[part] == parts and packed.prints[part] == print_
+    cdef Py_ssize_t p
+    packed.parts[part], packed.prints[part] = parts, print_
+    for p in range(parts, MOST):         # they were of other shares
+        packed.parts[p] = 0
+    return found
+
+
+# ---------------------------------------------------------------------------------------------
 # A share of the batch is one run of packed rows for every step; the whole batch is one run, and so
 # is a share of the N rows behind a "last" output.
 cdef inline Py_ssize_t spans(const Rows* rows, bint per_sequence, Py_ssize_t first, Py_ssize_t last) noexcept nogil:

@@ -16,7 +16,8 @@ from _gemm cimport (
 )
 from _math cimport real
 from _plan cimport (
-    Rows, Stage, add, address, buffer, cut, packed_rows, row_stride, share, span, spans,
+    LITTLE, Packed, Rows, Stage, add, address, buffer, cut, fingerprint, known, packed_rows, row_stride, share, span,
+    spans, uint64_t,
 )
 
 cdef enum:
@@ -94,6 +95,7 @@ cdef struct Sequence:
     void* bias_sums              # (columns,)  the sum of all dz
     void* bias_n_sums            # (stride,)  and that of a GRU's gradient of W_hn h + b_hn
     void* input_back_panels      # (width, D)     dz -> dx
+    Packed packed                # inference alone
     void* scratch                # blocks of the weight gradients, one for each thread
     Py_ssize_t scratch_size
 
@@ -133,7 +135,7 @@ cdef inline Sequence* bind(
         s.D, s.x, s.x_row = weight_ih.value.shape[1], address(x.value), row_stride(x.value)
         s.dx, s.dx_row = address(x.grad), row_stride(x.grad)
     s.y, s.y_row = address(y.value), row_stride(y.value)
-    s.h_in_y = s.H == s.stride and y.room >= s.rows.N
+    s.h_in_y = s.H == s.stride and y.room >= s.rows.N and y.value.size > 0     # NumPy puts nothing anywhere
     s.dy, s.dy_row = address(y.grad), row_stride(y.grad)
     s.weight_ih, s.d_weight_ih = address(weight_ih.value), address(weight_ih.grad)
     s.weight_hh, s.d_weight_hh = address(weight_hh.value), address(weight_hh.grad)
@@ -363,6 +365,10 @@ cdef inline void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssiz
     cdef real* bias = <real*>s.bias
     cdef Py_ssize_t i, at
     cdef const Group* group
+    if not s.training and s.stage.weights >= LITTLE and known(
+        &s.packed, weights_print(s, first, last, gates), part, parts,
+    ):
+        return
     add_biases(s, bias, first, last)
     if s.tokens:
         fill_table(s, bias, first, last)
@@ -377,6 +383,24 @@ cdef inline void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssiz
             pack(<real*>group.hidden_back_panels, w_hh + at * s.H, s.H, group.count, s.H, s.stride, s.H, first, last)
     if s.dx is not NULL:
         pack(<real*>s.input_back_panels, w_ih, s.D, s.G, s.H, s.stride, s.D, first, last)
+
+
+cdef inline uint64_t weights_print(
+    const Sequence* s, Py_ssize_t first, Py_ssize_t last, real* kind,
+) noexcept nogil:
+    """The fingerprint of the weights of some units."""
+    cdef size_t size = (last - first) * sizeof(real)
+    cdef Py_ssize_t g, u
+    cdef uint64_t print_ = 0
+    for g in range(s.G):
+        u = g * s.H + first
+        print_ = fingerprint(print_, <const real*>s.weight_ih + u * (s.D + s.V), size * (s.D + s.V))
+        print_ = fingerprint(print_, <const real*>s.weight_hh + u * s.H, size * s.H)
+        if s.bias_ih is not NULL:
+            print_ = fingerprint(print_, <const real*>s.bias_ih + u, size)
+        if s.bias_hh is not NULL:
+            print_ = fingerprint(print_, <const real*>s.bias_hh + u, size)
+    return print_
 
 
 cdef inline void add_biases(const Sequence* s, real* bias, Py_ssize_t first, Py_ssize_t last) noexcept nogil:

@@ -14,13 +14,12 @@ from libc.string cimport memset
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
-from _plan cimport Job, OverRows, Rule as CRule, Stage as CStage, address, row_count
+from _plan cimport MOST, Job, OverRows, Rule as CRule, Stage as CStage, address, row_count
 
 cdef extern from "_threads.h" nogil:
     void rnn_parallel(Job job, void* argument, Py_ssize_t parts) noexcept
 
 cdef enum:
-    MOST = 64                    # threads
     BLOCK = 4096                 # numbers of a parameter that one thread updates at a time
     FEW = 4                      # rows that a thread goes through nearly as fast as through one
     LEAST = 3 << 18              # bytes of weights below which meetings cost a team more than it gains

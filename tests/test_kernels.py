@@ -12,6 +12,8 @@ import pytest
 from kernel_cases import (
     CELL_NAMES,
     CELLS,
+    GATES,
+    STATES,
     Draw,
     activation,
     assert_close,
@@ -351,6 +353,26 @@ def test_norms_and_clipping_equal_the_reference(level, dtype):
     g.fill(np.nan)
     rule.clip(1.0)
     assert np.isnan(g).all()
+
+
+@each_level
+@each_cell
+def test_an_empty_sequence_hands_its_state_on(level, cell, options):
+    """Its output has no rows, and so no place: nothing lies before it that a kernel might write to."""
+    state = tuple(Variable(Draw(0, np.float32).array(2, 16)) for _ in range(STATES[cell]))
+    final = tuple(Variable(np.zeros((2, 16), np.float32)) for _ in state)
+    memory = np.full((8, 16), 7, np.float32)
+    weights = [Draw(1, np.float32).weight(GATES[cell] * 16, 16) for _ in range(2)]
+    weights += [Draw(2, np.float32).weight(1)] * (options.get("activation") == "prelu")
+    x = Variable(np.zeros((0, 16), np.float32))
+    y = Variable(np.ndarray((0, 16), np.float32, memory, offset=4 * memory.strides[0]), room=2)
+    weights = tuple(Variable(weight.value) for weight in weights)
+    stage = getattr(kernels.load(level), cell)(Rows(2, 0), x, y, weights, state, final, **options)
+    stage.pack()
+    stage.forward()
+    for before, after in zip(state, final, strict=True):
+        np.testing.assert_array_equal(after.value, before.value)
+    assert (memory == 7).all()
 
 
 # --- the same bits ---

@@ -77,6 +77,29 @@ def test_threads_that_share_products_change_no_bit(cell, hidden_size, options, N
             np.testing.assert_array_equal(shared[name], value, err_msg=f"{threads} threads: {name}")
 
 
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_predictions_follow_any_change_of_a_weight(cell):
+    x = np.random.default_rng(0).normal(size=(2, 9, 5))
+    model = rc.SequenceModel(5, 400, 3, cell, 2, input="dense", seed=0)
+    rng = np.random.default_rng(1)
+    before = model.predict(x)
+    for name, array in model.params.items():
+        i = tuple(rng.integers(0, size) for size in array.shape)
+        old = array[i]
+        array[i] = old + 0.5
+        same = rc.SequenceModel(5, 400, 3, cell, 2, input="dense", seed=2)
+        same.load_state_dict(model.state_dict())
+        changed = same.predict(x)
+        assert (changed != before).any(), name
+        for first, second in ((1, 2), (2, 1)):  # each packs the weights in shares of its own
+            rc.set_num_threads(first)
+            array[i] = old + 0.5
+            np.testing.assert_array_equal(model.predict(x), changed, err_msg=name)
+            rc.set_num_threads(second)
+            array[i] = old
+            np.testing.assert_array_equal(model.predict(x), before, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("count", "error", "message"),
     [
