@@ -192,7 +192,10 @@ class Plan:
     # what layers build from
 
     def variable(self, shape: tuple[int, ...], grad: bool = True, room: int = 0) -> Variable:
-        """Return a buffer; in training with a gradient, which every backward pass begins from zero."""
+        """Return a buffer, with so many rows of room before it.
+
+        In training it has a gradient, which every backward pass begins from zero.
+        """
         value = zeros((room + shape[0], *shape[1:]), self.dtype)[room:]
         if not (grad and self.training):
             return Variable(value, room=room)
