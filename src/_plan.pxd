@@ -9,6 +9,8 @@ those that have one, and so on. Step t of row n is packed row offsets[t] + n for
 
 from _math cimport real
 
+from libc.stdint cimport uint64_t
+
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.pycapsule cimport PyCapsule_New
 
@@ -40,7 +42,6 @@ cdef extern from *:
         return seed;
     }
     """
-    ctypedef unsigned long long uint64_t
     uint64_t fingerprint "rnn_fingerprint"(uint64_t seed, const void* place, size_t size) noexcept nogil
 
 cdef enum:

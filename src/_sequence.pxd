@@ -135,7 +135,7 @@ cdef inline Sequence* bind(
         s.D, s.x, s.x_row = weight_ih.value.shape[1], address(x.value), row_stride(x.value)
         s.dx, s.dx_row = address(x.grad), row_stride(x.grad)
     s.y, s.y_row = address(y.value), row_stride(y.value)
-    s.h_in_y = s.H == s.stride and y.room >= s.rows.N and y.value.size > 0     # NumPy puts nothing anywhere
+    s.h_in_y = s.H == s.stride and y.room >= s.rows.N and y.value.size > 0     # else it may lie anywhere
     s.dy, s.dy_row = address(y.grad), row_stride(y.grad)
     s.weight_ih, s.d_weight_ih = address(weight_ih.value), address(weight_ih.grad)
     s.weight_hh, s.d_weight_hh = address(weight_hh.value), address(weight_hh.grad)

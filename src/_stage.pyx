@@ -105,15 +105,14 @@ cdef struct Run:
     void** buffers               # gradients of the data
     Py_ssize_t* sizes            # in bytes
     Py_ssize_t buffer_count
+    bint teams                   # threads share products, not rows
     Py_ssize_t parts             # threads that share the output tiles of a training step
     double clip_norm, clip_value
     double factor                # of the gradients, whose norm is clipped
 
 
 cdef bint in_teams(const Run* run, double work) noexcept nogil:
-    """Whether few rows need many weights: then threads share products, not rows, and each keeps its part of the
-    weights in its cache.
-    """
+    """Whether few rows need many weights: by sharing products, each thread keeps its part of them in its cache."""
     cdef Py_ssize_t rows = run.stages[0].rows.N
     cdef Py_ssize_t most = 0
     cdef Py_ssize_t i
@@ -122,13 +121,13 @@ cdef bint in_teams(const Run* run, double work) noexcept nogil:
     return threads_for(work, limit) > 1 and most >= LEAST and rows < (TEAM if most > HEAVY else FEW) * limit
 
 
-cdef Py_ssize_t threads_for_rows(const Run* run, double work, Py_ssize_t rows) noexcept nogil:
+cdef Py_ssize_t threads_for_rows(Run* run, double work, Py_ssize_t rows) noexcept nogil:
     """Threads that share the rows of all stages, or one with a team for each of the products."""
-    cdef bint teams = in_teams(run, work)
     cdef Py_ssize_t i
+    run.teams = in_teams(run, work)
     for i in range(run.count):
-        run.stages[i].team = min(limit, run.stages[i].weights // PART) if teams else 1
-    return 1 if teams else threads_for(work, rows)
+        run.stages[i].team = min(limit, run.stages[i].weights // PART) if run.teams else 1
+    return 1 if run.teams else threads_for(work, rows)
 
 
 cdef void over_bands(const CStage* stage, OverRows run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -334,7 +333,7 @@ cdef class Forward:
         cdef Py_ssize_t threads
         with nogil:
             threads = self.threads()
-            rnn_parallel(pack_tiles, &self.run_, limit if in_teams(&self.run_, work_of(&self.run_)) else threads)
+            rnn_parallel(pack_tiles, &self.run_, limit if self.run_.teams else threads)
 
     def run(self):
         """Compute the outputs from the inputs."""
@@ -459,14 +458,12 @@ cdef class Step:
         cdef CStage* stage = run.stages[0]
         cdef Py_ssize_t N = stage.rows.N
         cdef double work = work_of(run)
-        cdef bint shared
         cdef double squares = 0
         cdef Py_ssize_t* horizon = stage.rows.horizon
         cdef Py_ssize_t i, phase
         share_rows(stage, threads_for_rows(run, work, N), &run.shares)
         # what one thread alone has computed, others first have to fetch
-        shared = run.shares.parts > 1 or in_teams(run, work)
-        run.parts = parts_for(run, work if shared else work / 4)
+        run.parts = parts_for(run, work if run.shares.parts > 1 or run.teams else work / 4)
         run.fresh = first
         rnn_parallel(prepare_tiles, run, run.parts)
         for phase in range(1 if horizon[2] else max(<Py_ssize_t>1, horizon[0])):

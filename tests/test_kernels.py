@@ -356,6 +356,13 @@ def test_norms_and_clipping_equal_the_reference(level, dtype):
 
 
 @each_level
+def test_a_pass_through_no_stage(level):
+    forward = kernels.load(level).Forward([])
+    forward.pack()
+    forward.run()
+
+
+@each_level
 @each_cell
 def test_an_empty_sequence_hands_its_state_on(level, cell, options):
     """Its output has no rows, and so no place: nothing lies before it that a kernel might write to."""
