@@ -7,7 +7,7 @@
 """
 
 from _gemm cimport Ahead, Term, fill_bytes
-from _math cimport hyperbolic_tangent, real, sigmoids
+from _math cimport hyperbolic_tangents, real, sigmoids
 from _plan cimport OverRows, OverTiles, share, stage_capsule
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, add_rows, add_sums, add_units, arriving_gradient, bind, block_begin, blocks,
@@ -26,7 +26,7 @@ cdef inline void reset_forward(
     cdef real* restrict z_r = z
     cdef real* restrict z_n = z + 2 * H
     cdef Py_ssize_t j
-    sigmoids(2 * H, z_r)               # and z_u
+    sigmoids(2 * H, z_r, z_r)          # and z_u
     if after:
         for j in range(H):
             z_n[j] += z_r[j] * kept[j]
@@ -65,8 +65,7 @@ cdef inline void update_forward(
     cdef real* restrict u = z + H
     cdef real* restrict z_n = z + 2 * H
     cdef Py_ssize_t j
-    for j in range(H):
-        z_n[j] = hyperbolic_tangent(z_n[j])
+    hyperbolic_tangents(H, z_n, z_n)
     for j in range(H):
         h[j] = (<real>1 - u[j]) * z_n[j] + u[j] * h_before[j]
 

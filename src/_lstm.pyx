@@ -4,7 +4,7 @@
     c_t = f c_{t-1} + i g               h_t = o tanh(c_t)
 """
 
-from _math cimport hyperbolic_tangent, real, sigmoids
+from _math cimport hyperbolic_tangents, real, sigmoids
 from _plan cimport OverRows, OverTiles, stage_capsule
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, add_sums, arriving_gradient, bind, blocks, gate_product, gates_ahead,
@@ -26,13 +26,13 @@ cdef inline void cell_forward(
     cdef real* restrict z_g = z + 2 * H
     cdef real* restrict z_o = z + 3 * H
     cdef Py_ssize_t j
-    sigmoids(2 * H, z_i)               # and z_f
-    for j in range(H):
-        z_g[j] = hyperbolic_tangent(z_g[j])
-    sigmoids(H, z_o)
+    sigmoids(2 * H, z_i, z_i)          # and z_f
+    hyperbolic_tangents(H, z_g, z_g)
+    sigmoids(H, z_o, z_o)
     for j in range(H):
         c[j] = z_f[j] * c_before[j] + z_i[j] * z_g[j]
-        tanh_c[j] = hyperbolic_tangent(c[j])
+    hyperbolic_tangents(H, c, tanh_c)
+    for j in range(H):
         h[j] = z_o[j] * tanh_c[j]
 
 

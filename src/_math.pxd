@@ -4,6 +4,7 @@ libm's versions cost ten to forty times as much, since they run one number at a 
 function here is within 4 ulp wherever the result is a normal number, exact at +-0 and +-inf,
 never overflows, and passes NaN on. The method is Cody and Waite's (1980): x = n ln 2 + r with
 |r| <= ln 2 / 2, a polynomial for expm1(r), and 2**n written straight into the exponent bits.
+(For rows of floats at AVX-512, _vectors.h has faster ways.)
 
 Literals are cast to `real`: a bare 1.0 would carry float arithmetic through double.
 """
@@ -70,6 +71,12 @@ cdef extern from *:
     float power_of_two_f "rnn_pow2f"(float shifted) noexcept nogil
     double power_of_two_d "rnn_pow2"(double shifted) noexcept nogil
     float root_f "rnn_root_f"(float x) noexcept nogil
+
+cdef extern from "_vectors.h" nogil:
+    enum:
+        LOOKS_UP "RNN_LOOKS_UP"
+    void sigmoids_f "rnn_sigmoids"(Py_ssize_t size, const float* x, float* y) noexcept
+    void hyperbolic_tangents_f "rnn_tanhs"(Py_ssize_t size, const float* x, float* y) noexcept
 
 cdef extern from "<math.h>" nogil:
     float fabsf(float x) noexcept
@@ -198,13 +205,6 @@ cdef inline real sigmoid(real x) noexcept nogil:
     return <real>1 / (<real>1 + (<real>1 + expm1_reduced(r)) * power_of_two(shifted))
 
 
-cdef inline void sigmoids(Py_ssize_t size, real* restrict x) noexcept nogil:
-    """All x become their sigmoids. A loop of one function overlaps with itself; one of many waits for each in turn."""
-    cdef Py_ssize_t j
-    for j in range(size):
-        x[j] = sigmoid(x[j])
-
-
 cdef inline real hyperbolic_tangent(real x) noexcept nogil:
     """tanh(x) = E / (E + 2), E = expm1(2|x|): no cancellation anywhere."""
     cdef real one = bound(ONE, x)
@@ -215,3 +215,27 @@ cdef inline real hyperbolic_tangent(real x) noexcept nogil:
     power = power_of_two(shifted)
     e = power * expm1_reduced(remainder_ln2(size + size, unshift(shifted))) + (power - <real>1)
     return with_sign(e / (e + <real>2), x)
+
+
+# ---------------------------------------------------------------------------------------------
+# Of rows, padded to whole vectors as gates are; y may be x. A loop of one function overlaps with itself; one of many
+# waits for each in turn.
+
+cdef inline void sigmoids(Py_ssize_t size, const real* x, real* y) noexcept nogil:
+    """y = sigmoid(x)"""
+    cdef Py_ssize_t j
+    if real is float and LOOKS_UP:
+        sigmoids_f(size, x, y)
+    else:
+        for j in range(size):
+            y[j] = sigmoid(x[j])
+
+
+cdef inline void hyperbolic_tangents(Py_ssize_t size, const real* x, real* y) noexcept nogil:
+    """y = tanh(x)"""
+    cdef Py_ssize_t j
+    if real is float and LOOKS_UP:
+        hyperbolic_tangents_f(size, x, y)
+    else:
+        for j in range(size):
+            y[j] = hyperbolic_tangent(x[j])

@@ -6,7 +6,7 @@ f is tanh, sigmoid, ReLU, PReLU with a trainable slope (He et al. 2015), or the 
 """
 
 from _gemm cimport copy_bytes
-from _math cimport hyperbolic_tangent, real, sigmoid
+from _math cimport hyperbolic_tangents, real, sigmoids
 from _plan cimport OverRows, OverTiles, buffer, stage_capsule
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, add_sums, arriving_gradient, bind, blocks, gate_product, gates_ahead,
@@ -33,11 +33,9 @@ cdef inline void cell_forward(
     """h = f(z). The comparisons let NaN pass."""
     cdef Py_ssize_t j
     if activation == TANH:
-        for j in range(H):
-            h[j] = hyperbolic_tangent(z[j])
+        hyperbolic_tangents(H, z, h)
     elif activation == SIGMOID:
-        for j in range(H):
-            h[j] = sigmoid(z[j])
+        sigmoids(H, z, h)
     elif activation == RELU:
         for j in range(H):
             h[j] = <real>0 if z[j] < 0 else z[j]
