@@ -8,12 +8,12 @@
 
 from _gemm cimport Ahead, Term, fill_bytes
 from _math cimport hyperbolic_tangents, real, sigmoids
-from _plan cimport OverRows, OverTiles, share, stage_capsule
+from _plan cimport Band, OverRows, OverTiles, share, stage_capsule
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, add_rows, add_sums, add_units, arriving_gradient, bind, block_begin, blocks,
-    gate_product, gate_rows, gates_ahead, handed_on, hidden_gradient, hidden_weight_gradients, input_product,
-    input_weight_gradients, kept_rows, late_input_gradient, load_final_gradient, load_initial, numbers, pack_weights,
-    row_before, step_input_gradient, store_final, store_output, team_product, unless_zero, walk, zero_sums,
+    gate_product, gate_rows, gates_ahead, h_row_before, handed_on, hidden_gradient, hidden_weight_gradients,
+    input_product, input_weight_gradients, kept_rows, late_input_gradient, load_final_gradient, load_initial, numbers,
+    pack_weights, step_input_gradient, store_final, store_output, team_product, unless_zero, walk, zero_sums,
 )
 
 from rnncore._stage import Stage
@@ -93,7 +93,7 @@ cdef inline void kept_product(const Sequence* s, Py_ssize_t rows, const real* h,
                  Ahead(NULL, 0))
 
 
-cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void sequence_forward(Sequence* s, real* gates, const Band* band) noexcept nogil:
     cdef real* h = <real*>s.h
     cdef real* kept = <real*>s.kept
     cdef real* z
@@ -103,23 +103,23 @@ cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_
     cdef const real* initial
     cdef Py_ssize_t i, n
     cdef Step step
-    load_initial(s, &s.states[0], h, s.h_row, first, last)
+    load_initial(s, gates, band)
     for i in range(s.rows.T):
-        step = walk(s, i, first, last)
+        step = walk(s, i, band)
         going = h + (step.h_before + step.low) * s.h_row
-        initial = h + step.going * s.h_row
-        input_product(s, gates, i, first, last)
+        initial = h + (step.h_start + step.going) * s.h_row
+        input_product(s, gates, i, band)
         z = gates + step.gate * s.width         # of row 0, like k
         k = kept + step.kept * s.stride
         gate_product(s, &step, &s.groups[0], going, initial, s.h_row, gates,
-                     gates_ahead(s, i + 1, first, last, gates))
+                     gates_ahead(s, i + 1, band, gates))
         if s.reset_after:
             gate_rows(s, &step, &s.groups[1], step.low, step.high, <const real*>NULL, 0, gates, Ahead(NULL, 0))
             kept_product(s, step.going - step.low, going, k + step.low * s.stride)
             kept_product(s, step.high - step.going, unless_zero(s, step.high - step.going, initial, s.h_row),
                          k + step.going * s.stride)
         for n in range(step.low, step.high):
-            s.previous[step.row + n] = row_before(&step, step.h_before, n)
+            s.previous[step.row + n] = h_row_before(&step, n)
             reset_forward(s.stride, s.reset_after, z + n * s.width, h + s.previous[step.row + n] * s.h_row,
                           k + n * s.stride)
         if not s.reset_after:
@@ -129,19 +129,19 @@ cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_
             h_now = h + (step.h_now + n) * s.h_row
             update_forward(s.stride, z + n * s.width, h + s.previous[step.row + n] * s.h_row, h_now)
             store_output(s, h_now, step.row + n)
-    store_final(s, gates, first, last)
+    store_final(s, gates, band)
 
 
-cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void sequence_backward(Sequence* s, real* gates, const Band* band) noexcept nogil:
     cdef const real* h = <const real*>s.h
     cdef real* kept = <real*>s.kept
     cdef real* dh = <real*>s.dh
     cdef real* d_reset = <real*>s.dc
     cdef Py_ssize_t i, n, m, count, high
     cdef Step step
-    load_final_gradient(s, &s.states[0], dh, first, last)
+    load_final_gradient(s, &s.states[0], dh, band)
     for i in range(s.rows.T - 1, -1, -1):
-        step = walk(s, i, first, last)
+        step = walk(s, i, band)
         count = step.high - step.low
         high = handed_on(s, &step)
         for n in range(step.low, step.high):
@@ -161,10 +161,10 @@ cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize
             hidden_gradient(s, &s.groups[1], step.low, high, kept + m * s.stride, s.stride, dh,
                             Ahead(NULL, 0))
         hidden_gradient(s, &s.groups[0], step.low, high, gates + m * s.width, s.width, dh,
-                        gates_ahead(s, i - 1, first, last, gates))
+                        gates_ahead(s, i - 1, band, gates))
         step_input_gradient(s, &step, gates)
-    add_initial_gradient(s, &s.states[0], dh, first, last)
-    late_input_gradient(s, gates, first, last)
+    add_initial_gradient(s, &s.states[0], dh, band)
+    late_input_gradient(s, gates, band)
 
 
 cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:

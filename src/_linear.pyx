@@ -6,7 +6,7 @@ from _gemm cimport (
 )
 from _math cimport real
 from _plan cimport (
-    OverRows, OverTiles, Rows, Stage as CStage, add, address, buffer, packed_rows, row_count, row_stride,
+    Band, OverRows, OverTiles, Rows, Stage as CStage, add, address, buffer, packed_rows, row_count, row_stride,
     share, span, spans, stage_capsule,
 )
 
@@ -40,7 +40,7 @@ cdef void nothing_over_tiles(void* plan, void* numbers, Py_ssize_t part, Py_ssiz
     pass
 
 
-cdef void nothing_over_rows(void* plan, void* numbers, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void nothing_over_rows(void* plan, void* numbers, const Band* band) noexcept nogil:
     pass
 
 
@@ -72,23 +72,23 @@ cdef void linear_pack(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noex
         pack(<real*>s.back_panels, <const real*>s.weight, s.I, 1, s.O, s.O, s.I, first, last)
 
 
-cdef void linear_forward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void linear_forward(Dense* s, real* y, const Band* band) noexcept nogil:
     cdef Py_ssize_t i, begin, count
     cdef Term x
-    for i in range(spans(&s.rows, s.last, first, last)):
-        count = span(&s.rows, s.last, i, first, last, &begin)
+    for i in range(spans(&s.rows, s.last, band)):
+        count = span(&s.rows, s.last, i, band, &begin)
         x = Term(s.I, <const real*>s.x + begin * s.x_row, s.x_row, s.panels)
         product(s.gemm, count, s.O, <const real*>s.bias, 0, NULL, &x, 1, y + begin * s.y_row, s.y_row,
                 Ahead(NULL, 0))
 
 
-cdef void linear_backward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void linear_backward(Dense* s, real* y, const Band* band) noexcept nogil:
     """dx += dy W"""
     cdef Py_ssize_t i, begin, count
     if s.dx is NULL:
         return
-    for i in range(spans(&s.rows, s.last, first, last)):
-        count = span(&s.rows, s.last, i, first, last, &begin)
+    for i in range(spans(&s.rows, s.last, band)):
+        count = span(&s.rows, s.last, i, band, &begin)
         add_product(s.gemm, count, s.I, s.O, <const real*>s.dy + begin * s.dy_row, s.dy_row,
                     <const real*>s.back_panels, <real*>s.dx + begin * s.dx_row, s.dx_row)
 
@@ -153,10 +153,10 @@ class Linear(Stage):
 # ---------------------------------------------------------------------------------------------
 # y = W[ids]
 
-cdef void embedding_forward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void embedding_forward(Dense* s, real* y, const Band* band) noexcept nogil:
     cdef Py_ssize_t i, m, begin, count
-    for i in range(spans(&s.rows, s.last, first, last)):
-        count = span(&s.rows, s.last, i, first, last, &begin)
+    for i in range(spans(&s.rows, s.last, band)):
+        count = span(&s.rows, s.last, i, band, &begin)
         for m in range(begin, begin + count):
             copy_bytes(y + m * s.y_row, <const real*>s.weight + s.ids[m] * s.O, s.O * sizeof(real))
 
@@ -204,20 +204,20 @@ cdef inline void add_masked(
         dx[j] += dy[j] * mask[j]
 
 
-cdef void dropout_forward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void dropout_forward(Dense* s, real* y, const Band* band) noexcept nogil:
     cdef Py_ssize_t i, m, begin, count
-    for i in range(spans(&s.rows, s.last, first, last)):
-        count = span(&s.rows, s.last, i, first, last, &begin)
+    for i in range(spans(&s.rows, s.last, band)):
+        count = span(&s.rows, s.last, i, band, &begin)
         for m in range(begin, begin + count):
             masked(s.O, <const real*>s.x + m * s.x_row, <const real*>s.weight + m * s.O, y + m * s.y_row)
 
 
-cdef void dropout_backward(Dense* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void dropout_backward(Dense* s, real* y, const Band* band) noexcept nogil:
     cdef Py_ssize_t i, m, begin, count
     if s.dx is NULL:
         return
-    for i in range(spans(&s.rows, s.last, first, last)):
-        count = span(&s.rows, s.last, i, first, last, &begin)
+    for i in range(spans(&s.rows, s.last, band)):
+        count = span(&s.rows, s.last, i, band, &begin)
         for m in range(begin, begin + count):
             add_masked(s.O, <const real*>s.dy + m * s.dy_row, <const real*>s.weight + m * s.O,
                        <real*>s.dx + m * s.dx_row)
@@ -250,16 +250,16 @@ cdef struct Part:
     const void* dy
 
 
-cdef void join_forward(Part* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void join_forward(Part* s, real* y, const Band* band) noexcept nogil:
     cdef Py_ssize_t i, n
-    for n in range(first, last):
+    for n in range(band.first, band.last):
         for i in range(s.count):
             copy_bytes(y + (n * s.count + i) * s.H, <const real*>s.parts[i] + n * s.H, s.H * sizeof(real))
 
 
-cdef void join_backward(Part* s, real* y, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void join_backward(Part* s, real* y, const Band* band) noexcept nogil:
     cdef Py_ssize_t i, n
-    for n in range(first, last):
+    for n in range(band.first, band.last):
         for i in range(s.count):
             add(<real*>s.d_parts[i] + n * s.H, <const real*>s.dy + (n * s.count + i) * s.H, s.H)
 

@@ -6,7 +6,7 @@ from libc.math cimport log, log1p
 
 from _math cimport exponential, real, sigmoid
 from _plan cimport (
-    OverRows, Rows, Stage as CStage, address, buffer, packed_rows, row_count, span, spans,
+    Band, OverRows, Rows, Stage as CStage, address, buffer, packed_rows, row_count, span, spans,
     stage_capsule,
 )
 
@@ -142,18 +142,18 @@ cdef inline void activate_backward(
             dx[j] += y[j] * (dy[j] - mean)
 
 
-cdef void activation_forward(Output* s, real* _, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void activation_forward(Output* s, real* _, const Band* band) noexcept nogil:
     cdef Py_ssize_t i, m, begin, count
-    for i in range(spans(&s.rows, s.last, first, last)):
-        count = span(&s.rows, s.last, i, first, last, &begin)
+    for i in range(spans(&s.rows, s.last, band)):
+        count = span(&s.rows, s.last, i, band, &begin)
         for m in range(begin, begin + count):
             activate(s.kind, s.O, <const real*>s.x + m * s.O, <real*>s.y + m * s.O)
 
 
-cdef void activation_backward(Output* s, real* dx, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void activation_backward(Output* s, real* dx, const Band* band) noexcept nogil:
     cdef Py_ssize_t i, m, begin, count
-    for i in range(spans(&s.rows, s.last, first, last)):
-        count = span(&s.rows, s.last, i, first, last, &begin)
+    for i in range(spans(&s.rows, s.last, band)):
+        count = span(&s.rows, s.last, i, band, &begin)
         for m in range(begin, begin + count):
             activate_backward(s.kind, s.O, <const real*>s.y + m * s.O, <const real*>s.dy + m * s.O, dx + m * s.O)
 
@@ -238,11 +238,11 @@ cdef inline Py_ssize_t class_of(const Output* s, Py_ssize_t m) noexcept nogil:
     return (<const Py_ssize_t*>s.target)[m] if s.kind == CROSS_ENTROPY else 0
 
 
-cdef void rows_forward(Output* s, real* _, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void rows_forward(Output* s, real* _, const Band* band) noexcept nogil:
     cdef real* e = <real*>s.y
     cdef Py_ssize_t i, m, begin, count
-    for i in range(spans(&s.rows, s.last, first, last)):
-        count = span(&s.rows, s.last, i, first, last, &begin)
+    for i in range(spans(&s.rows, s.last, band)):
+        count = span(&s.rows, s.last, i, band, &begin)
         for m in range(begin, begin + count):
             s.terms[m] = loss_forward(s.kind, s.O, <const real*>s.x + m * s.O, <const real*>s.target + m * s.O,
                                       class_of(s, m), e + m * s.O, s.sums + m)
@@ -258,13 +258,13 @@ cdef inline bint not_in_phase(const Output* s, Py_ssize_t m, Py_ssize_t* t) noex
     return t[0] % k != s.rows.horizon[1]
 
 
-cdef void rows_backward(Output* s, real* dx, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void rows_backward(Output* s, real* dx, const Band* band) noexcept nogil:
     cdef real* e = <real*>s.y
     cdef real weight = <real>loss_weight(s)
     cdef Py_ssize_t t = 0
     cdef Py_ssize_t i, m, begin, count
-    for i in range(spans(&s.rows, s.last, first, last)):
-        count = span(&s.rows, s.last, i, first, last, &begin)
+    for i in range(spans(&s.rows, s.last, band)):
+        count = span(&s.rows, s.last, i, band, &begin)
         for m in range(begin, begin + count):
             if not_in_phase(s, m, &t):
                 continue

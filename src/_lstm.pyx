@@ -5,11 +5,12 @@
 """
 
 from _math cimport hyperbolic_tangents, real, sigmoids
-from _plan cimport OverRows, OverTiles, stage_capsule
+from _plan cimport Band, OverRows, OverTiles, stage_capsule
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, add_sums, arriving_gradient, bind, blocks, gate_product, gates_ahead,
-    handed_on, hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients, kept_rows,
-    late_input_gradient, load_final_gradient, load_initial, numbers, pack_weights, row_before, state_rows,
+    Sequence, Step, add_initial_gradient, add_sums, arriving_gradient, bind, blocks, c_row_before, gate_product,
+    gates_ahead, h_row_before, handed_on, hidden_gradient, hidden_weight_gradients, input_product,
+    input_weight_gradients, kept_rows, late_input_gradient, load_final_gradient, load_initial, numbers, pack_weights,
+    state_rows,
     step_input_gradient, store_final, store_output, walk, zero_sums,
 )
 
@@ -61,52 +62,51 @@ cdef inline void cell_backward(
         dh[j] = <real>0
 
 
-cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void sequence_forward(Sequence* s, real* gates, const Band* band) noexcept nogil:
     cdef real* h = <real*>s.h
     cdef real* c = <real*>s.c
     cdef real* tanh_c = <real*>s.kept
     cdef real* h_now
     cdef Py_ssize_t i, n
     cdef Step step
-    load_initial(s, &s.states[0], h, s.h_row, first, last)
-    load_initial(s, &s.states[1], c, s.stride, first, last)
+    load_initial(s, gates, band)
     for i in range(s.rows.T):
-        step = walk(s, i, first, last)
-        input_product(s, gates, i, first, last)
-        gate_product(s, &step, &s.groups[0], h + (step.h_before + step.low) * s.h_row, h + step.going * s.h_row,
-                     s.h_row, gates, gates_ahead(s, i + 1, first, last, gates))
+        step = walk(s, i, band)
+        input_product(s, gates, i, band)
+        gate_product(s, &step, &s.groups[0], h + (step.h_before + step.low) * s.h_row,
+                     h + (step.h_start + step.going) * s.h_row, s.h_row, gates, gates_ahead(s, i + 1, band, gates))
         for n in range(step.low, step.high):
             h_now = h + (step.h_now + n) * s.h_row
-            s.previous[step.row + n] = row_before(&step, step.h_before, n)
+            s.previous[step.row + n] = h_row_before(&step, n)
             cell_forward(s.stride, gates + (step.gate + n) * s.width,
-                         c + row_before(&step, step.c_before, n) * s.stride, c + (step.c_now + n) * s.stride,
+                         c + c_row_before(&step, n) * s.stride, c + (step.c_now + n) * s.stride,
                          tanh_c + (step.kept + n) * s.stride, h_now)
             store_output(s, h_now, step.row + n)
-    store_final(s, gates, first, last)
+    store_final(s, gates, band)
 
 
-cdef void sequence_backward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void sequence_backward(Sequence* s, real* gates, const Band* band) noexcept nogil:
     cdef const real* c = <const real*>s.c
     cdef const real* tanh_c = <const real*>s.kept
     cdef real* dh = <real*>s.dh
     cdef real* dc = <real*>s.dc
     cdef Py_ssize_t i, n, m
     cdef Step step
-    load_final_gradient(s, &s.states[0], dh, first, last)
-    load_final_gradient(s, &s.states[1], dc, first, last)
+    load_final_gradient(s, &s.states[0], dh, band)
+    load_final_gradient(s, &s.states[1], dc, band)
     for i in range(s.rows.T - 1, -1, -1):
-        step = walk(s, i, first, last)
+        step = walk(s, i, band)
         for n in range(step.low, step.high):
             m = step.row + n
             arriving_gradient(s, &step, n, dh + n * s.stride, dc + n * s.stride)
             cell_backward(s.stride, gates + m * s.width, c + s.previous[m] * s.stride, tanh_c + m * s.stride,
                           dh + n * s.stride, dc + n * s.stride)
         hidden_gradient(s, &s.groups[0], step.low, handed_on(s, &step), gates + (step.row + step.low) * s.width,
-                        s.width, dh, gates_ahead(s, i - 1, first, last, gates))
+                        s.width, dh, gates_ahead(s, i - 1, band, gates))
         step_input_gradient(s, &step, gates)
-    add_initial_gradient(s, &s.states[0], dh, first, last)
-    add_initial_gradient(s, &s.states[1], dc, first, last)
-    late_input_gradient(s, gates, first, last)
+    add_initial_gradient(s, &s.states[0], dh, band)
+    add_initial_gradient(s, &s.states[1], dc, band)
+    late_input_gradient(s, gates, band)
 
 
 cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:

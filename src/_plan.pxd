@@ -54,11 +54,15 @@ cdef struct Rows:
     const Py_ssize_t* lengths    # (N,)   descending
     Py_ssize_t* horizon          # (3,)   k, phase, per sequence: how far back a loss reaches; k = 0: to the beginning
 
-# Rows first .. last-1 of the batch are one thread's share, or all rows are, and a team shares the products;
+cdef struct Band:
+    Py_ssize_t first, last       # rows first .. last-1 of the batch
+    Py_ssize_t home              # the first row of their share, where its bands have buffers in turn
+
+# The rows of the batch are shared out over threads, or one thread has them all, and a team shares the products;
 # weights and their gradients are shared out by tile, part of parts. So no sum is ever split, and threads never
 # change a bit.
 # `numbers` points at the plan's main buffer: its type tells the specialisation, float or double.
-ctypedef void (*OverRows)(void* plan, void* numbers, Py_ssize_t first, Py_ssize_t last) noexcept nogil
+ctypedef void (*OverRows)(void* plan, void* numbers, const Band* band) noexcept nogil
 ctypedef void (*OverTiles)(void* plan, void* numbers, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
 
 ctypedef void (*Job)(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
@@ -149,24 +153,29 @@ cdef inline bint known(Packed* packed, uint64_t print_, Py_ssize_t part, Py_ssiz
 
 
 # ---------------------------------------------------------------------------------------------
-# A share of the batch is one run of packed rows for every step; the whole batch is one run, and so
-# is a share of the N rows behind a "last" output.
-cdef inline Py_ssize_t spans(const Rows* rows, bint per_sequence, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    return 1 if per_sequence or (first == 0 and last == rows.N) else rows.T
+# A band of the batch is one run of packed rows for every step; the whole batch is one run, and so
+# is a band of the N rows behind a "last" output.
+
+cdef inline bint whole_batch(const Rows* rows, const Band* band) noexcept nogil:
+    return band.first == 0 and band.last == rows.N
+
+
+cdef inline Py_ssize_t spans(const Rows* rows, bint per_sequence, const Band* band) noexcept nogil:
+    return 1 if per_sequence or whole_batch(rows, band) else rows.T
 
 
 cdef inline Py_ssize_t span(
-    const Rows* rows, bint per_sequence, Py_ssize_t s, Py_ssize_t first, Py_ssize_t last, Py_ssize_t* begin,
+    const Rows* rows, bint per_sequence, Py_ssize_t s, const Band* band, Py_ssize_t* begin,
 ) noexcept nogil:
     """Rows of span s: returns how many, and where they begin."""
     if per_sequence:
-        begin[0] = first
-        return last - first
-    if first == 0 and last == rows.N:
+        begin[0] = band.first
+        return band.last - band.first
+    if whole_batch(rows, band):
         begin[0] = 0
         return rows.offsets[rows.T]
-    begin[0] = rows.offsets[s] + first
-    return max(min(last, rows.counts[s]) - first, 0)
+    begin[0] = rows.offsets[s] + band.first
+    return max(min(band.last, rows.counts[s]) - band.first, 0)
 
 
 cdef inline bint cut(const Rows* rows, Py_ssize_t t, Py_ssize_t n) noexcept nogil:

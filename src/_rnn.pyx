@@ -7,11 +7,11 @@ f is tanh, sigmoid, ReLU, PReLU with a trainable slope (He et al. 2015), or the 
 
 from _gemm cimport copy_bytes
 from _math cimport hyperbolic_tangents, real, sigmoids
-from _plan cimport OverRows, OverTiles, buffer, stage_capsule
+from _plan cimport Band, OverRows, OverTiles, buffer, stage_capsule
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, add_sums, arriving_gradient, bind, blocks, gate_product, gates_ahead,
-    handed_on, hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients, late_input_gradient,
-    load_final_gradient, load_initial, numbers, pack_weights, row_before, step_input_gradient, store_final,
+    h_row_before, handed_on, hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients,
+    late_input_gradient, load_final_gradient, load_initial, numbers, pack_weights, step_input_gradient, store_final,
     store_output, walk, zero_sums,
 )
 
@@ -82,41 +82,41 @@ cdef inline double slope_term(Py_ssize_t H, const real* z, const real* dh) noexc
     return total
 
 
-cdef void sequence_forward(Sequence* s, real* gates, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void sequence_forward(Sequence* s, real* gates, const Band* band) noexcept nogil:
     cdef real* h = <real*>s.h
     cdef real slope = (<const real*>s.slope)[0] if s.kind == PRELU else <real>0
     cdef real* z
     cdef real* h_now
     cdef Py_ssize_t i, n, m
     cdef Step step
-    load_initial(s, &s.states[0], h, s.h_row, first, last)
+    load_initial(s, gates, band)
     for i in range(s.rows.T):
-        step = walk(s, i, first, last)
-        input_product(s, gates, i, first, last)
-        gate_product(s, &step, &s.groups[0], h + (step.h_before + step.low) * s.h_row, h + step.going * s.h_row,
-                     s.h_row, gates, gates_ahead(s, i + 1, first, last, gates))
+        step = walk(s, i, band)
+        input_product(s, gates, i, band)
+        gate_product(s, &step, &s.groups[0], h + (step.h_before + step.low) * s.h_row,
+                     h + (step.h_start + step.going) * s.h_row, s.h_row, gates, gates_ahead(s, i + 1, band, gates))
         for n in range(step.low, step.high):
             m = step.row + n
             h_now = h + (step.h_now + n) * s.h_row
             z = gates + (step.gate + n) * s.width
-            s.previous[m] = row_before(&step, step.h_before, n)
+            s.previous[m] = h_row_before(&step, n)
             cell_forward(s.kind, s.stride, z, slope, h_now)
             if s.kind == PRELU and s.training:
                 copy_bytes(<real*>s.kept + m * s.stride, z, s.stride * sizeof(real))
             store_output(s, h_now, m)
-    store_final(s, gates, first, last)
+    store_final(s, gates, band)
 
 
-cdef void sequence_backward(Sequence* s, real* dz, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void sequence_backward(Sequence* s, real* dz, const Band* band) noexcept nogil:
     cdef const real* h = <const real*>s.h + s.rows.N * s.h_row
     cdef const real* z = <const real*>s.kept
     cdef real* dh = <real*>s.dh
     cdef real slope = (<const real*>s.slope)[0] if s.kind == PRELU else <real>0
     cdef Py_ssize_t i, n, m
     cdef Step step
-    load_final_gradient(s, &s.states[0], dh, first, last)
+    load_final_gradient(s, &s.states[0], dh, band)
     for i in range(s.rows.T - 1, -1, -1):
-        step = walk(s, i, first, last)
+        step = walk(s, i, band)
         for n in range(step.low, step.high):
             m = step.row + n
             arriving_gradient(s, &step, n, dh + n * s.stride, <real*>NULL)
@@ -125,10 +125,10 @@ cdef void sequence_backward(Sequence* s, real* dz, Py_ssize_t first, Py_ssize_t 
             cell_backward(s.kind, s.stride, h + m * s.h_row, z + m * s.stride, slope, dh + n * s.stride,
                           dz + m * s.width)
         hidden_gradient(s, &s.groups[0], step.low, handed_on(s, &step), dz + (step.row + step.low) * s.width,
-                        s.width, dh, gates_ahead(s, i - 1, first, last, dz))
+                        s.width, dh, gates_ahead(s, i - 1, band, dz))
         step_input_gradient(s, &step, dz)
-    add_initial_gradient(s, &s.states[0], dh, first, last)
-    late_input_gradient(s, dz, first, last)
+    add_initial_gradient(s, &s.states[0], dh, band)
+    late_input_gradient(s, dz, band)
 
 
 cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:

@@ -16,8 +16,8 @@ from _gemm cimport (
 )
 from _math cimport real
 from _plan cimport (
-    LITTLE, Packed, Rows, Stage, add, address, buffer, cut, fingerprint, known, packed_rows, row_stride, share, span,
-    spans, uint64_t,
+    LITTLE, Band, Packed, Rows, Stage, add, address, buffer, cut, fingerprint, known, packed_rows, row_stride, share,
+    span, spans, uint64_t, whole_batch,
 )
 
 cdef enum:
@@ -225,37 +225,41 @@ cdef inline int panels(list keep, const Sequence* s, Py_ssize_t K, Py_ssize_t N,
 
 cdef struct Step:
     Py_ssize_t t, low, high      # rows low .. high-1 are updated at step t
-    Py_ssize_t going             # rows below this go on from the step before, the others start from row n of h and c
+    Py_ssize_t going             # rows below this go on from the step before, the others from the initial state
     Py_ssize_t row               # packed row of row 0, and its rows in
-    Py_ssize_t h_before, h_now   # h
-    Py_ssize_t c_before, c_now   # c
+    Py_ssize_t h_start, h_before, h_now      # h: the initial state, that after the step before, and this step's
+    Py_ssize_t c_start, c_before, c_now      # c
     Py_ssize_t gate              # gates
     Py_ssize_t kept              # kept
 
 
-cdef inline Step walk(const Sequence* s, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """The i-th step of the walk, for rows first .. last-1."""
+cdef inline Step walk(const Sequence* s, Py_ssize_t i, const Band* band) noexcept nogil:
+    """The i-th step of the walk, for the rows of a band."""
     cdef Step step
     cdef Py_ssize_t before
     cdef Py_ssize_t T = s.rows.T
     step.t = T - 1 - i if s.reverse else i
-    step.low = first
-    step.high = max(min(last, s.rows.counts[step.t]), first)
+    step.low = band.first
+    step.high = max(min(band.last, s.rows.counts[step.t]), band.first)
     step.row = s.rows.offsets[step.t]
-    step.going, step.h_before, step.c_before = first, 0, 0
-    step.h_now, step.c_now = h_of_step(s, i), c_of_step(s, i)
-    step.kept = step.row if s.training else 0
-    step.gate = gate_row(s, step.t, chunk_start(s, i), first, last)
+    step.h_start, step.c_start = h_of_step(s, -1, band), c_of_step(s, -1, band)
+    step.h_now, step.c_now = h_of_step(s, i, band), c_of_step(s, i, band)
+    step.going, step.h_before, step.c_before = band.first, step.h_start, step.c_start
+    step.kept = step.row if s.training else in_turn(band)
+    step.gate = gate_row(s, step.t, chunk_start(s, i), band)
     if i > 0:
         before = step.t + 1 if s.reverse else step.t - 1
-        step.going = max(min(step.high, s.rows.counts[before]), first)
-        step.h_before, step.c_before = h_of_step(s, i - 1), c_of_step(s, i - 1)
+        step.going = max(min(step.high, s.rows.counts[before]), band.first)
+        step.h_before, step.c_before = h_of_step(s, i - 1, band), c_of_step(s, i - 1, band)
     return step
 
 
-cdef inline Py_ssize_t gate_row(
-    const Sequence* s, Py_ssize_t t, Py_ssize_t low, Py_ssize_t first, Py_ssize_t last,
-) noexcept nogil:
+cdef inline Py_ssize_t in_turn(const Band* band) noexcept nogil:
+    """The row that holds row 0 in a buffer which the bands of a share have in turn, so that it stays in the cache."""
+    return band.home - band.first
+
+
+cdef inline Py_ssize_t gate_row(const Sequence* s, Py_ssize_t t, Py_ssize_t low, const Band* band) noexcept nogil:
     """The row of gates that holds row 0 of step t, in the chunk that begins at step `low`.
 
     In inference packed too, so that the chunk is one product. But where the rows are shared out there, some may
@@ -263,20 +267,25 @@ cdef inline Py_ssize_t gate_row(
     """
     if s.training:
         return s.rows.offsets[t]
-    if first == 0 and last == s.rows.N:
+    if whole_batch(&s.rows, band):
         return s.rows.offsets[t] - s.rows.offsets[low]
-    return (t - low) * s.rows.N
+    return (t - low) * s.rows.N + in_turn(band)
 
 
-cdef inline Py_ssize_t h_of_step(const Sequence* s, Py_ssize_t i) noexcept nogil:
-    """The row of h that holds row 0 after the i-th step of the walk."""
+cdef inline Py_ssize_t h_of_step(const Sequence* s, Py_ssize_t i, const Band* band) noexcept nogil:
+    """The row of h that holds row 0 after the i-th step of the walk; i = -1: the initial state."""
     if not (s.training or s.h_in_y):
-        return s.rows.N * (1 + i % 2)
-    return s.rows.N + s.rows.offsets[s.rows.T - 1 - i if s.reverse else i]
+        return latest_two(s, i, band)
+    return s.rows.N + s.rows.offsets[s.rows.T - 1 - i if s.reverse else i] if i >= 0 else 0
 
 
-cdef inline Py_ssize_t c_of_step(const Sequence* s, Py_ssize_t i) noexcept nogil:
-    return h_of_step(s, i) if s.training else s.rows.N * (1 + i % 2)
+cdef inline Py_ssize_t c_of_step(const Sequence* s, Py_ssize_t i, const Band* band) noexcept nogil:
+    return h_of_step(s, i, band) if s.training else latest_two(s, i, band)
+
+
+cdef inline Py_ssize_t latest_two(const Sequence* s, Py_ssize_t i, const Band* band) noexcept nogil:
+    """The same of a buffer that holds the initial state and the latest two."""
+    return in_turn(band) + (s.rows.N * (1 + i % 2) if i >= 0 else 0)
 
 
 cdef inline Py_ssize_t chunk_start(const Sequence* s, Py_ssize_t i) noexcept nogil:
@@ -287,52 +296,59 @@ cdef inline Py_ssize_t chunk_start(const Sequence* s, Py_ssize_t i) noexcept nog
     return begin
 
 
-cdef inline Py_ssize_t row_before(const Step* step, Py_ssize_t before, Py_ssize_t n) noexcept nogil:
-    """The row of h or c, whichever `before` is of, that row n of a step goes on from."""
-    return before + n if n < step.going else n
+cdef inline Py_ssize_t h_row_before(const Step* step, Py_ssize_t n) noexcept nogil:
+    """The row of h that row n of a step goes on from."""
+    return n + (step.h_before if n < step.going else step.h_start)
+
+
+cdef inline Py_ssize_t c_row_before(const Step* step, Py_ssize_t n) noexcept nogil:
+    return n + (step.c_before if n < step.going else step.c_start)
 
 
 cdef inline Py_ssize_t last_step(const Sequence* s, Py_ssize_t n) noexcept nogil:
-    """The step of the walk that sequence n, which has any, ends with."""
-    return (s.rows.T if s.reverse else s.rows.lengths[n]) - 1
+    """The step of the walk that sequence n ends with; -1 if it has none."""
+    cdef Py_ssize_t length = s.rows.lengths[n]
+    return (s.rows.T if s.reverse and length > 0 else length) - 1
 
 
-cdef inline void load_initial(
-    const Sequence* s, const State* state, real* to, Py_ssize_t row, Py_ssize_t first, Py_ssize_t last,
-) noexcept nogil:
+cdef inline void load_initial(Sequence* s, real* kind, const Band* band) noexcept nogil:
+    """h of every sequence, and c if there is one."""
+    cdef Py_ssize_t h = h_of_step(s, -1, band)
+    cdef Py_ssize_t c = c_of_step(s, -1, band)
     cdef Py_ssize_t n
-    for n in range(first, last):
-        copy_bytes(to + n * row, <const real*>state.initial + n * s.H, s.H * sizeof(real))
+    for n in range(band.first, band.last):
+        copy_bytes(<real*>s.h + (h + n) * s.h_row, <const real*>s.states[0].initial + n * s.H, s.H * sizeof(real))
+        if s.c is not NULL:
+            copy_bytes(<real*>s.c + (c + n) * s.stride, <const real*>s.states[1].initial + n * s.H,
+                       s.H * sizeof(real))
 
 
-cdef inline void store_final(Sequence* s, real* kind, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef inline void store_final(Sequence* s, real* kind, const Band* band) noexcept nogil:
     """h of every sequence's last step, and c if there is one."""
-    cdef Py_ssize_t n, h, c
-    for n in range(first, last):
-        h = c = n
-        if s.rows.lengths[n] > 0:
-            h += h_of_step(s, last_step(s, n))
-            c += c_of_step(s, last_step(s, n))
+    cdef Py_ssize_t n, i, h, c
+    for n in range(band.first, band.last):
+        i = last_step(s, n)
+        h, c = n + h_of_step(s, i, band), n + c_of_step(s, i, band)
         copy_bytes(<real*>s.states[0].final + n * s.H, <const real*>s.h + h * s.h_row, s.H * sizeof(real))
         if s.c is not NULL:
             copy_bytes(<real*>s.states[1].final + n * s.H, <const real*>s.c + c * s.stride, s.H * sizeof(real))
 
 
 cdef inline void load_final_gradient(
-    const Sequence* s, const State* state, real* dh, Py_ssize_t first, Py_ssize_t last,
+    const Sequence* s, const State* state, real* dh, const Band* band,
 ) noexcept nogil:
     cdef Py_ssize_t n
-    for n in range(first, last):
+    for n in range(band.first, band.last):
         copy_bytes(dh + n * s.stride, <const real*>state.d_final + n * s.H, s.H * sizeof(real))
 
 
 cdef inline void add_initial_gradient(
-    const Sequence* s, const State* state, const real* dh, Py_ssize_t first, Py_ssize_t last,
+    const Sequence* s, const State* state, const real* dh, const Band* band,
 ) noexcept nogil:
     cdef Py_ssize_t n
     if state.d_initial is NULL:
         return
-    for n in range(first, last):
+    for n in range(band.first, band.last):
         add(<real*>state.d_initial + n * s.H, dh + n * s.stride, s.H)
 
 
@@ -476,21 +492,21 @@ cdef inline void team_product(
 
 
 cdef inline void input_product(
-    const Sequence* s, real* gates, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last,
+    const Sequence* s, real* gates, Py_ssize_t i, const Band* band,
 ) noexcept nogil:
     """Where the i-th step of the walk begins a chunk, the input's part of the chunk's gates."""
     cdef Py_ssize_t low = chunk_start(s, i)
     cdef Py_ssize_t high = s.rows.T - i if s.reverse else min(i + s.chunk, s.rows.T)
-    cdef Py_ssize_t t
+    cdef Py_ssize_t t, begin, count
     if s.chunk == 1 or i % s.chunk != 0:
         return
-    if first == 0 and last == s.rows.N:
-        input_rows(s, gates + gate_row(s, low, low, first, last) * s.width, s.rows.offsets[low],
+    if whole_batch(&s.rows, band):
+        input_rows(s, gates + gate_row(s, low, low, band) * s.width, s.rows.offsets[low],
                    s.rows.offsets[high] - s.rows.offsets[low])
         return
     for t in range(low, high):
-        input_rows(s, gates + (gate_row(s, t, low, first, last) + first) * s.width, s.rows.offsets[t] + first,
-                   max(min(last, s.rows.counts[t]) - first, <Py_ssize_t>0))
+        count = span(&s.rows, False, t, band, &begin)
+        input_rows(s, gates + (gate_row(s, t, low, band) + band.first) * s.width, begin, count)
 
 
 cdef inline void input_rows(const Sequence* s, real* gates, Py_ssize_t begin, Py_ssize_t count) noexcept nogil:
@@ -557,15 +573,15 @@ cdef inline void gate_product(
 
 
 cdef inline Ahead gates_ahead(
-    const Sequence* s, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last, real* gates,
+    const Sequence* s, Py_ssize_t i, const Band* band, real* gates,
 ) noexcept nogil:
     """The gates of the walk's i-th step, if there is one. They lie before those of the step now, or so much behind that
     no hardware looks ahead to them. In inference they stay in the cache anyway, and few rows are few lines.
     """
     cdef Step step
-    if not s.training or last - first < ROWS or i < 0 or i >= s.rows.T:
+    if not s.training or band.last - band.first < ROWS or i < 0 or i >= s.rows.T:
         return Ahead(NULL, 0)
-    step = walk(s, i, first, last)
+    step = walk(s, i, band)
     return Ahead(gates + (step.row + step.low) * s.width, (step.high - step.low) * s.width * sizeof(real))
 
 
@@ -601,14 +617,14 @@ cdef inline void step_input_gradient(const Sequence* s, const Step* step, const 
 
 
 cdef inline void late_input_gradient(
-    const Sequence* s, const real* dz, Py_ssize_t first, Py_ssize_t last,
+    const Sequence* s, const real* dz, const Band* band,
 ) noexcept nogil:
     """dx of all steps, where each has so few rows that they gain from one product."""
     cdef Py_ssize_t i, begin, count
     if s.dx is NULL or s.chunk == 1:
         return
-    for i in range(spans(&s.rows, False, first, last)):
-        count = span(&s.rows, False, i, first, last, &begin)
+    for i in range(spans(&s.rows, False, band)):
+        count = span(&s.rows, False, i, band, &begin)
         input_gradient(s, dz, begin, count)
 
 
@@ -690,7 +706,8 @@ cdef inline void hidden_weight_gradients(
     """Of block i: dw (G*H, H) += dz.T @ h, for row h_rows[m] (or m, where NULL) of h at packed row m."""
     cdef Py_ssize_t begin = block_begin(s, i)
     cdef Py_ssize_t end = block_begin(s, i + 1)
-    cdef Step first = walk(s, 0, 0, s.rows.N)
+    cdef Band whole = Band(0, s.rows.N, 0)
+    cdef Step first = walk(s, 0, &whole)
     if begin < first.high + first.row and first.row < end and (
         unless_zero(s, s.rows.N, <const real*>s.h, s.h_row) is NULL
     ):

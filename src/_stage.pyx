@@ -14,7 +14,7 @@ from libc.string cimport memset
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
-from _plan cimport MOST, Job, OverRows, Rule as CRule, Stage as CStage, address, row_count
+from _plan cimport MOST, Band, Job, OverRows, Rule as CRule, Stage as CStage, address, row_count
 
 cdef extern from "_threads.h" nogil:
     void rnn_parallel(Job job, void* argument, Py_ssize_t parts) noexcept
@@ -131,11 +131,15 @@ cdef Py_ssize_t threads_for_rows(Run* run, double work, Py_ssize_t rows) noexcep
 
 
 cdef void over_bands(const CStage* stage, OverRows run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    cdef Py_ssize_t band = stage.band if stage.band > 0 else max(last - first, <Py_ssize_t>1)
+    """Run a stage over the rows of a share."""
+    cdef Py_ssize_t rows = stage.band if stage.band > 0 else max(last - first, <Py_ssize_t>1)
+    cdef Band band
+    band.first = band.home = first
     while True:
-        run(stage.plan, stage.numbers, first, min(first + band, last))
-        first += band
-        if first >= last:
+        band.last = min(band.first + rows, last)
+        run(stage.plan, stage.numbers, &band)
+        band.first += rows
+        if band.first >= last:
             return
 
 

@@ -77,6 +77,30 @@ def test_threads_that_share_products_change_no_bit(cell, hidden_size, options, N
             np.testing.assert_array_equal(shared[name], value, err_msg=f"{threads} threads: {name}")
 
 
+# More rows than are taken through the steps at a time: each share's bands have its buffers in turn.
+@pytest.mark.skipif(kernels.active.name == "numpy", reason="NumPy's products may depend on the batch")
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"num_layers": 2, "output": "last"}])
+@pytest.mark.parametrize("H", [32, 37])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_large_batch_gives_the_bits_of_small_ones(cell, options, H, threads):
+    rc.set_num_threads(threads)
+    rng = np.random.default_rng(0)
+    x, lengths = rng.normal(size=(300, 40, 3)).astype(np.float32), rng.integers(0, 41, 300)
+    model = rc.SequenceModel(3, H, 2, cell, input="dense", **options)
+    state = model.forward(x, lengths=lengths)[1]
+    states = [np.split(array, 10, axis=1) for array in (state if isinstance(state, tuple) else (state,))]
+    y, some = model.predict(x, lengths), slice(30, 60)
+    np.testing.assert_array_equal(model.predict(x[some], lengths[some]), y[some])
+    part = model.forward(x[some], lengths=lengths[some])[1]
+    for found, expected in zip(part if isinstance(part, tuple) else (part,), states, strict=True):
+        np.testing.assert_array_equal(found, expected[1])
+    if "bidirectional" not in options:
+        stream, few = model.stream(300), model.stream(30)
+        for t in range(3):
+            np.testing.assert_array_equal(few.step(x[some, t]), stream.step(x[:, t])[some])
+
+
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_predictions_follow_any_change_of_a_weight(cell):
     x = np.random.default_rng(0).normal(size=(2, 9, 5))
