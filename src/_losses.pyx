@@ -14,6 +14,7 @@ from rnncore._stage import Stage
 
 cdef enum:
     LANES = 16                   # chains of a row's sum or maximum: as many as the widest vector has lanes
+    LOGS = 8                     # sums of exponentials whose logarithms are taken as one, that of their product
 
 cdef enum:
     SIGMOID
@@ -40,8 +41,8 @@ cdef struct Output:
     void* y                      # (R, O)  of an activation
     const void* dy
     const void* target           # (R, O), or (R,) classes
-    double* terms                # (R,)    the loss of each row
-    double* sums                 # (R,)    and cross-entropy's sum of exponentials, which lie in y
+    double* terms                # (R,)    the loss of each row; for cross-entropy without log(sums)
+    double* sums                 # (R,)    its sums of exponentials, which lie in y
     double* value                # (1,)
 
 
@@ -103,6 +104,14 @@ cdef inline real exponentials(Py_ssize_t size, const real* restrict x, real top,
     for j in range(size):
         e[j] = exponential(x[j] - top)
     return total(size, e)
+
+
+cdef inline double product(Py_ssize_t size, const double* x) noexcept nogil:
+    cdef double product_ = 1
+    cdef Py_ssize_t j
+    for j in range(size):
+        product_ *= x[j]
+    return product_
 
 
 cdef inline real dot(Py_ssize_t size, const real* restrict x, const real* restrict y) noexcept nogil:
@@ -198,7 +207,7 @@ cdef inline double binary_cross_entropy(Py_ssize_t O, const real* p, const real*
 cdef inline double loss_forward(
     int kind, Py_ssize_t O, const real* p, const real* t, Py_ssize_t class_, real* e, double* sum_e,
 ) noexcept nogil:
-    """The loss of one row. Cross-entropy leaves exp(p - max p) in e and their sum in sum_e."""
+    """The loss of one row. Cross-entropy leaves exp(p - max p) in e, their sum in sum_e, its logarithm to add_up."""
     cdef real top
     if kind == MSE:
         return squared_error(O, p, t)
@@ -208,7 +217,7 @@ cdef inline double loss_forward(
         return binary_cross_entropy(O, p, t)
     top = maximum(O, p)
     sum_e[0] = exponentials(O, p, top, e)
-    return log(sum_e[0]) + top - p[class_]
+    return <double>top - p[class_]
 
 
 cdef inline void loss_backward(
@@ -283,10 +292,14 @@ cdef double loss_weight(const Output* s) noexcept nogil:
 cdef void add_up(void* plan) noexcept nogil:
     """The rows' losses in their order: once every row is there."""
     cdef const Output* s = <const Output*>plan
+    cdef Py_ssize_t R = row_count(&s.rows, s.last)
     cdef double sum_ = 0
-    cdef Py_ssize_t m
-    for m in range(row_count(&s.rows, s.last)):
+    cdef Py_ssize_t i, m
+    for m in range(R):
         sum_ += s.terms[m]
+    if s.kind == CROSS_ENTROPY:
+        for i in range((R + LOGS - 1) // LOGS):
+            sum_ += log(product(min(<Py_ssize_t>LOGS, R - i * LOGS), s.sums + i * LOGS))
     s.value[0] = sum_ * loss_weight(s)
 
 
