@@ -168,11 +168,11 @@ cdef struct Gemm:
     void (*product_f)(
         Py_ssize_t M, Py_ssize_t N, const float* start, Py_ssize_t start_row, const Py_ssize_t* ids,
         const Term* terms, Py_ssize_t count, float* c, Py_ssize_t c_row,
-        const void* ahead, Py_ssize_t ahead_size) noexcept nogil
+        const void* ahead, Py_ssize_t ahead_size, bint back) noexcept nogil
     void (*product_d)(
         Py_ssize_t M, Py_ssize_t N, const double* start, Py_ssize_t start_row, const Py_ssize_t* ids,
         const Term* terms, Py_ssize_t count, double* c, Py_ssize_t c_row,
-        const void* ahead, Py_ssize_t ahead_size) noexcept nogil
+        const void* ahead, Py_ssize_t ahead_size, bint back) noexcept nogil
     void (*outer_product_f)(
         Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
         const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
@@ -190,9 +190,11 @@ cdef inline const Gemm* gemm_of(object module_name) except NULL:
     return <const Gemm*>PyCapsule_GetPointer(import_module(f"rnncore._gemm_{level}").capsule, "rnncore.Gemm")
 
 
-cdef struct Ahead:               # memory that is wanted soon
-    const void* place
+cdef struct Ahead:               # for what comes after a product:
+    const void* place            # memory that is wanted then,
     Py_ssize_t size              # in bytes; may be zero
+    bint back                    # whether few rows take large panels from the last one back, as every other step does:
+                                 # what was used last is still in the cache then
 
 
 cdef inline void product(
@@ -204,9 +206,9 @@ cdef inline void product(
     What lies ahead comes into the cache meanwhile.
     """
     if real is float:
-        gemm.product_f(M, N, start, start_row, ids, terms, count, c, c_row, ahead.place, ahead.size)
+        gemm.product_f(M, N, start, start_row, ids, terms, count, c, c_row, ahead.place, ahead.size, ahead.back)
     else:
-        gemm.product_d(M, N, start, start_row, ids, terms, count, c, c_row, ahead.place, ahead.size)
+        gemm.product_d(M, N, start, start_row, ids, terms, count, c, c_row, ahead.place, ahead.size, ahead.back)
 
 
 cdef inline void add_product(
@@ -215,7 +217,7 @@ cdef inline void add_product(
 ) noexcept nogil:
     """c (M, N) += a (M, K) @ panels (K, N)."""
     cdef Term term = Term(K, a, a_row, panels)
-    product(gemm, M, N, c, c_row, NULL, &term, 1, c, c_row, Ahead(NULL, 0))
+    product(gemm, M, N, c, c_row, NULL, &term, 1, c, c_row, Ahead(NULL, 0, False))
 
 
 cdef inline void outer_product(

@@ -29,6 +29,7 @@ cdef struct Product:             # c = start + the sum of the terms; there is on
     Py_ssize_t c_row
     const char* ahead            # what comes next, if tiles ask for it: from here on,
     Py_ssize_t ahead_k           # and so many bytes further for each k
+    bint back                    # few rows: whole panels from the last one back
 
 
 cdef inline const void* start_of_row(const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind) noexcept nogil:
@@ -225,7 +226,8 @@ cdef inline void few_rows(
     if N != whole * width + narrow * NARROW_VECTORS * lanes(kind) or rows * narrow * NARROW_VECTORS > SUMS:
         narrow = 0
     for p in range(whole // panels):
-        some_panels(rows, panels, 0, product, i, p * panels * width, kind)
+        j = whole // panels - 1 - p if product.back else p
+        some_panels(rows, panels, 0, product, i, j * panels * width, kind)
     j = (whole - rest) * width
     if panels > 3 and rest == 3:
         last_panels(rows, 3, narrow, product, i, j, kind)
@@ -315,13 +317,14 @@ cdef inline void panel_in_parts(
 cdef void multiply(
     Py_ssize_t M, Py_ssize_t N, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
     const Term* terms, Py_ssize_t count, real* c, Py_ssize_t c_row, const void* ahead, Py_ssize_t ahead_size,
+    bint back,
 ) noexcept nogil:
     """c (M, N) = start + the sum of the terms.
 
     Meanwhile the next part of large panels, or else what lies `ahead`, comes into the second cache. Its places are
     asked for one after another: many at once would hold up what the tiles wait for.
     """
-    cdef Product product = Product(terms, count, start, start_row, ids, c, c_row, <const char*>ahead, 0)
+    cdef Product product = Product(terms, count, start, start_row, ids, c, c_row, <const char*>ahead, 0, False)
     cdef Py_ssize_t tiled = M // ROWS * ROWS
     cdef Py_ssize_t K = 0
     cdef Py_ssize_t band, p, i, j, t, high, columns
@@ -333,6 +336,7 @@ cdef void multiply(
     for t in range(count):
         K += terms[t].K
     large = K * N * <Py_ssize_t>sizeof(real) > LARGE
+    product.back = back and K * N * <Py_ssize_t>sizeof(real) >= LARGE
     # Panels that come from afar serve the last rows while they are near; otherwise these gain from several at once.
     apart = not large or tiled == 0
     if ahead_size > 0 and tiled > 0:
@@ -446,7 +450,7 @@ cdef void outer_tiles(
     cdef Py_ssize_t p, q, i, j, columns, end, a_k
     cdef real* place
     cdef Term term
-    cdef Product product = Product(&term, 1, c, c_row, NULL, c, c_row, NULL, 0)
+    cdef Product product = Product(&term, 1, c, c_row, NULL, c, c_row, NULL, 0, False)
     term.K, term.a_row = K, 1
     for p in range(panel_count(N, c)):
         j = panel_begin(p, N, c)

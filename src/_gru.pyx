@@ -10,10 +10,11 @@ from _gemm cimport Ahead, Term, fill_bytes
 from _math cimport hyperbolic_tangents, real, sigmoids
 from _plan cimport Band, OverRows, OverTiles, share, stage_capsule
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, add_rows, add_sums, add_units, arriving_gradient, bind, block_begin, blocks,
-    gate_product, gate_rows, gates_ahead, h_row_before, handed_on, hidden_gradient, hidden_weight_gradients,
-    input_product, input_weight_gradients, kept_rows, late_input_gradient, load_final_gradient, load_initial, numbers,
-    pack_weights, step_input_gradient, store_final, store_output, team_product, unless_zero, walk, zero_sums,
+    Sequence, Step, add_initial_gradient, add_rows, add_sums, add_units, arriving_gradient, back_or_forth, bind,
+    block_begin, blocks, gate_product, gate_rows, gates_ahead, h_row_before, handed_on, hidden_gradient,
+    hidden_weight_gradients, input_product, input_weight_gradients, kept_rows, late_input_gradient,
+    load_final_gradient, load_initial, numbers, pack_weights, step_input_gradient, store_final, store_output,
+    team_product, unless_zero, walk, zero_sums,
 )
 
 from rnncore._stage import Stage
@@ -86,11 +87,13 @@ cdef inline void update_backward(
         dh[j] = dh[j] * u
 
 
-cdef inline void kept_product(const Sequence* s, Py_ssize_t rows, const real* h, real* kept) noexcept nogil:
+cdef inline void kept_product(
+    const Sequence* s, Py_ssize_t rows, const real* h, real* kept, Ahead ahead,
+) noexcept nogil:
     """kept = W_hn h + b_hn, without the product where h is NULL"""
     cdef Term hidden = Term(s.H, h, s.h_row, s.groups[1].hidden_panels)
     team_product(s, rows, s.stride, <const real*>s.bias_n, 0, NULL, &hidden, h is not NULL, kept, s.stride,
-                 Ahead(NULL, 0))
+                 ahead)
 
 
 cdef void sequence_forward(Sequence* s, real* gates, const Band* band) noexcept nogil:
@@ -114,17 +117,18 @@ cdef void sequence_forward(Sequence* s, real* gates, const Band* band) noexcept 
         gate_product(s, &step, &s.groups[0], going, initial, s.h_row, gates,
                      gates_ahead(s, i + 1, band, gates))
         if s.reset_after:
-            gate_rows(s, &step, &s.groups[1], step.low, step.high, <const real*>NULL, 0, gates, Ahead(NULL, 0))
-            kept_product(s, step.going - step.low, going, k + step.low * s.stride)
+            gate_rows(s, &step, &s.groups[1], step.low, step.high, <const real*>NULL, 0, gates,
+                      back_or_forth(i))
+            kept_product(s, step.going - step.low, going, k + step.low * s.stride, back_or_forth(i))
             kept_product(s, step.high - step.going, unless_zero(s, step.high - step.going, initial, s.h_row),
-                         k + step.going * s.stride)
+                         k + step.going * s.stride, back_or_forth(i))
         for n in range(step.low, step.high):
             s.previous[step.row + n] = h_row_before(&step, n)
             reset_forward(s.stride, s.reset_after, z + n * s.width, h + s.previous[step.row + n] * s.h_row,
                           k + n * s.stride)
         if not s.reset_after:
             gate_product(s, &step, &s.groups[1], k + step.low * s.stride, k + step.going * s.stride,
-                         s.stride, gates, Ahead(NULL, 0))
+                         s.stride, gates, back_or_forth(i))
         for n in range(step.low, step.high):
             h_now = h + (step.h_now + n) * s.h_row
             update_forward(s.stride, z + n * s.width, h + s.previous[step.row + n] * s.h_row, h_now)
@@ -152,14 +156,14 @@ cdef void sequence_backward(Sequence* s, real* gates, const Band* band) noexcept
         if not s.reset_after:
             fill_bytes(d_reset + step.low * s.stride, 0, count * s.stride * sizeof(real))
             hidden_gradient(s, &s.groups[1], step.low, step.high, gates + m * s.width + s.groups[1].begin, s.width,
-                            d_reset, Ahead(NULL, 0))
+                            d_reset, back_or_forth(i))
         for n in range(step.low, step.high):
             reset_backward(s.stride, s.reset_after, gates + (step.row + n) * s.width,
                            h + s.previous[step.row + n] * s.h_row, kept + (step.row + n) * s.stride,
                            dh + n * s.stride, d_reset + n * s.stride)
         if s.reset_after:
             hidden_gradient(s, &s.groups[1], step.low, high, kept + m * s.stride, s.stride, dh,
-                            Ahead(NULL, 0))
+                            back_or_forth(i))
         hidden_gradient(s, &s.groups[0], step.low, high, gates + m * s.width, s.width, dh,
                         gates_ahead(s, i - 1, band, gates))
         step_input_gradient(s, &step, gates)

@@ -79,7 +79,7 @@ cdef void linear_forward(Dense* s, real* y, const Band* band) noexcept nogil:
         count = span(&s.rows, s.last, i, band, &begin)
         x = Term(s.I, <const real*>s.x + begin * s.x_row, s.x_row, s.panels)
         product(s.gemm, count, s.O, <const real*>s.bias, 0, NULL, &x, 1, y + begin * s.y_row, s.y_row,
-                Ahead(NULL, 0))
+                Ahead(NULL, 0, False))
 
 
 cdef void linear_backward(Dense* s, real* y, const Band* band) noexcept nogil:

@@ -454,6 +454,7 @@ cdef struct Shared:              # a product that threads share by panels
     Py_ssize_t count
     void* c
     Py_ssize_t c_row
+    bint back
 
 
 cdef inline void some_columns(Shared* p, Py_ssize_t part, Py_ssize_t parts, real* kind) noexcept nogil:
@@ -467,7 +468,7 @@ cdef inline void some_columns(Shared* p, Py_ssize_t part, Py_ssize_t parts, real
         terms[t] = p.terms[t]
         terms[t].panels = <const real*>terms[t].panels + low * terms[t].K
     product(p.gemm, p.M, high - low, <const real*>p.start + low, p.start_row, p.ids, terms, p.count,
-            <real*>p.c + low, p.c_row, Ahead(NULL, 0))
+            <real*>p.c + low, p.c_row, Ahead(NULL, 0, p.back))
 
 
 cdef inline void some_columns_f(void* p, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
@@ -487,7 +488,7 @@ cdef inline void team_product(
     if s.stage.team <= 1 or M == 0:
         product(s.gemm, M, N, start, start_row, ids, terms, count, c, c_row, ahead)
         return
-    shared = Shared(s.gemm, M, N, start, start_row, ids, terms, count, c, c_row)
+    shared = Shared(s.gemm, M, N, start, start_row, ids, terms, count, c, c_row, ahead.back)
     s.stage.parallel(some_columns_f if real is float else some_columns_d, &shared, s.stage.team)
 
 
@@ -518,7 +519,7 @@ cdef inline void input_rows(const Sequence* s, real* gates, Py_ssize_t begin, Py
         group = &s.groups[i]
         x = input_term(s, group, begin, gates)
         team_product(s, count, group.columns, <const real*>s.bias + group.begin, 0, NULL, &x, 1, gates + group.begin,
-                     s.width, Ahead(NULL, 0))
+                     s.width, Ahead(NULL, 0, False))
 
 
 cdef inline Term input_term(const Sequence* s, const Group* group, Py_ssize_t row, real* kind) noexcept nogil:
@@ -569,7 +570,12 @@ cdef inline void gate_product(
     """A group's gates of all rows of a step, from x and from the states of rows low .. and going .. ."""
     gate_rows(s, step, group, step.low, step.going, before, row, gates, ahead)
     gate_rows(s, step, group, step.going, step.high, unless_zero(s, step.high - step.going, initial, row), row, gates,
-              Ahead(NULL, 0))
+              Ahead(NULL, 0, False))
+
+
+cdef inline Ahead back_or_forth(Py_ssize_t i) noexcept nogil:
+    """Nothing is wanted, but steps take turns with the order of panels."""
+    return Ahead(NULL, 0, i & 1)
 
 
 cdef inline Ahead gates_ahead(
@@ -580,9 +586,9 @@ cdef inline Ahead gates_ahead(
     """
     cdef Step step
     if not s.training or band.last - band.first < ROWS or i < 0 or i >= s.rows.T:
-        return Ahead(NULL, 0)
+        return back_or_forth(i)
     step = walk(s, i, band)
-    return Ahead(gates + (step.row + step.low) * s.width, (step.high - step.low) * s.width * sizeof(real))
+    return Ahead(gates + (step.row + step.low) * s.width, (step.high - step.low) * s.width * sizeof(real), False)
 
 
 cdef inline Py_ssize_t handed_on(const Sequence* s, const Step* step) noexcept nogil:
@@ -607,7 +613,7 @@ cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t be
     """dx += dz @ weight_ih for some packed rows."""
     cdef Term term = Term(s.columns, dz + begin * s.width, s.width, s.input_back_panels)
     cdef real* dx = <real*>s.dx + begin * s.dx_row
-    team_product(s, count, s.D, dx, s.dx_row, NULL, &term, 1, dx, s.dx_row, Ahead(NULL, 0))
+    team_product(s, count, s.D, dx, s.dx_row, NULL, &term, 1, dx, s.dx_row, Ahead(NULL, 0, False))
 
 
 cdef inline void step_input_gradient(const Sequence* s, const Step* step, const real* dz) noexcept nogil:

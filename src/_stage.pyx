@@ -21,7 +21,8 @@ cdef extern from "_threads.h" nogil:
 
 cdef enum:
     BLOCK = 4096                 # numbers of a parameter that one thread updates at a time
-    FEW = 4                      # rows that a thread goes through nearly as fast as through one
+    PAIR = 2                     # rows that a thread must have for a forward pass alone
+    FEW = 4                      # fewer rows than these a thread leaves to a team, if there are many weights
     LEAST = 3 << 18              # bytes of weights below which meetings cost a team more than it gains
     PART = 1 << 18               # and for each of its threads
     HEAVY = 3 << 19              # bytes of which one core's cache holds too little: a team does better than threads
@@ -328,9 +329,9 @@ cdef class Forward:
             self.run_.stages[i] = (<Stage>stage).stage
 
     cdef Py_ssize_t threads(self) noexcept nogil:
-        """Threads that get rows enough to pay for fetching the weights that another one has packed."""
+        """Threads that get rows enough to pay for a meeting and for weights that another one has packed."""
         cdef Run* run = &self.run_
-        return threads_for_rows(run, work_of(run), run.stages[0].rows.N // FEW) if run.count else 1
+        return threads_for_rows(run, work_of(run), run.stages[0].rows.N // PAIR) if run.count else 1
 
     def pack(self):
         """Read the weights."""
