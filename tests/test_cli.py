@@ -183,6 +183,11 @@ def run(rnncore, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.parametrize("command", ["evaluate", "sample", "forecast"])
+def test_a_folder_without_a_model(rnncore, tmp_path, command):
+    assert_refused(rnncore(command, tmp_path), f"the folder {tmp_path} has no model.safetensors")
+
+
 def test_damaged_model(rnncore, run):
     content = (run / "model.safetensors").read_bytes()
     (run / "model.safetensors").write_bytes(content[:-4])

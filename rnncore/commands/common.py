@@ -94,7 +94,12 @@ def write(run: recipes.Run[Any], out: Path) -> None:
 
 def model_file(model: Path) -> Path:
     """Return the path of a model that was given as a file or as the folder of a run."""
-    return model / "model.safetensors" if model.is_dir() else model
+    if not model.is_dir():
+        return model
+    path = model / "model.safetensors"
+    if not path.exists():
+        raise ValueError(f"the folder {model} has no model.safetensors: rnncore train writes one")
+    return path
 
 
 def task_config(path: Path) -> dict[str, Any]:
