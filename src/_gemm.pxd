@@ -174,13 +174,13 @@ cdef struct Gemm:
         const Term* terms, Py_ssize_t count, double* c, Py_ssize_t c_row,
         const void* ahead, Py_ssize_t ahead_size, bint back) noexcept nogil
     void (*outer_product_f)(
-        Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
+        const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
         const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
-        float* c, float* scratch, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
+        float* c, Py_ssize_t c_row, float* scratch, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
     void (*outer_product_d)(
-        Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
+        const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
         const double* a, Py_ssize_t a_row, const double* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
-        double* c, double* scratch, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
+        double* c, Py_ssize_t c_row, double* scratch, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
 
 
 cdef inline const Gemm* gemm_of(object module_name) except NULL:
@@ -221,19 +221,37 @@ cdef inline void add_product(
 
 
 cdef inline void outer_product(
-    const Gemm* gemm, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
+    const Gemm* gemm, const Py_ssize_t* rows, Py_ssize_t K,
+    Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
     const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
-    real* c, real* scratch, Py_ssize_t part, Py_ssize_t parts,
+    real* c, Py_ssize_t c_row, real* scratch, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    """c (groups * size, N) += a (K, groups * stride).T @ b (K, N).
+    """c (groups * size, N) += a (K, groups * stride).T @ b (K, N), for K <= DEPTH of their rows.
 
-    Row k of b is row b_rows[k] where that is given. Runs part `part` of `parts`: some tiles of
-    every group, over all k. `scratch` holds scratch_size(N) numbers.
+    k stands for row m = rows[k], of b for row b_rows[m] where that is given. Runs part `part` of `parts`: some tiles
+    of every group. `scratch` holds scratch_size(N) numbers.
     """
     if real is float:
-        gemm.outer_product_f(K, groups, size, stride, N, a, a_row, b, b_row, b_rows, c, scratch, part, parts)
+        gemm.outer_product_f(rows, K, groups, size, stride, N, a, a_row, b, b_row, b_rows, c, c_row, scratch, part,
+                             parts)
     else:
-        gemm.outer_product_d(K, groups, size, stride, N, a, a_row, b, b_row, b_rows, c, scratch, part, parts)
+        gemm.outer_product_d(rows, K, groups, size, stride, N, a, a_row, b, b_row, b_rows, c, c_row, scratch, part,
+                             parts)
+
+
+cdef inline Py_ssize_t tile_row(Py_ssize_t size, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """The row of a group that a part's tiles of such a product begin with."""
+    return min(pieces(size, ROWS) * part // parts * ROWS, size)
+
+
+cdef inline void zero_tiles(
+    real* c, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t N, Py_ssize_t part, Py_ssize_t parts,
+) noexcept nogil:
+    """c (groups * size, N) = 0, a part's tiles."""
+    cdef Py_ssize_t low = tile_row(size, part, parts)
+    cdef Py_ssize_t g
+    for g in range(groups):
+        fill_bytes(c + (g * size + low) * N, 0, (tile_row(size, part + 1, parts) - low) * N * sizeof(real))
 
 
 # ---------------------------------------------------------------------------------------------

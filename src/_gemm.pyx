@@ -5,7 +5,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from _gemm cimport (
     ASKS, BAND, COLUMNS, DEPTH, FLOATS, IN_PARTS, NARROW_VECTORS, ROWS, STRIP, VECTORS, Gemm, Term, copy_bytes,
     copy_columns, fill_bytes, lanes, padded, panel_begin, panel_count, panel_width, pieces, prefetch, prefetch_far,
-    prefetch_near, two_and_two,
+    prefetch_near, tile_row, two_and_two,
 )
 from _math cimport real
 
@@ -39,10 +39,9 @@ cdef inline const void* start_of_row(const Product* product, Py_ssize_t i, Py_ss
 
 cdef inline void multiply_add(
     const bint asks, const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t width,
-    const Py_ssize_t narrow, Py_ssize_t a_k, Py_ssize_t b_k, Product* product, Py_ssize_t i, Py_ssize_t j,
-    real* sums,
+    const Py_ssize_t narrow, Product* product, Py_ssize_t i, Py_ssize_t j, real* sums,
 ) noexcept nogil:
-    """The tile of c from row i and column j on; a[i, k] lies at a[i * a_row + k * a_k], b[k] at b[k * b_k].
+    """The tile of c from row i and column j on.
 
     Some panels of `width` columns, and behind them `narrow` ones of NARROW_VECTORS. The loops over terms and over k
     end at their bottom (K is never 0): otherwise the compiler keeps the sums in memory for the case that nothing is
@@ -55,6 +54,8 @@ cdef inline void multiply_add(
     cdef Py_ssize_t r, q, p, K, a_row
     cdef const Term* term
     cdef const real* restrict a
+    cdef const real* restrict high
+    cdef real factor
     cdef const real* end
     cdef const real* restrict b
     cdef const real* restrict narrow_b
@@ -76,21 +77,23 @@ cdef inline void multiply_add(
         a = <const real*>term.a + i * a_row
         b = <const real*>term.panels + j * K
         narrow_b = b + whole * K
-        end = a + K * a_k
+        high = a + 4 * a_row             # row 4 and on: where each row is, takes fewer registers from two pointers
+        end = a + K
         while True:
             if asks:
                 prefetch_far(ahead)
                 ahead += ahead_k
             for r in range(rows):
+                factor = (a if r < 4 else high)[(r & 3) * a_row]
                 for p in range(panels):
                     for q in range(width):
-                        sums[r * columns + p * width + q] += a[r * a_row] * b[p * K * width + q]
+                        sums[r * columns + p * width + q] += factor * b[p * K * width + q]
                 for p in range(narrow):
                     for q in range(narrow_width):
-                        sums[r * columns + whole + p * narrow_width + q] += (
-                            a[r * a_row] * narrow_b[p * K * narrow_width + q])
-            a += a_k
-            b += b_k
+                        sums[r * columns + whole + p * narrow_width + q] += factor * narrow_b[p * K * narrow_width + q]
+            a += 1
+            high += 1
+            b += width
             narrow_b += narrow_width
             if a >= end:
                 break
@@ -110,35 +113,34 @@ cdef inline void multiply_add(
 
 cdef inline void tile(
     const bint asks, const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, const Py_ssize_t narrow,
-    Py_ssize_t a_k, Py_ssize_t b_k, Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
+    Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
-    """multiply_add with sums of its own. Panels are packed, and follow each other, where b_k is 0."""
+    """multiply_add with sums of its own."""
     cdef real sums[SUMS * FLOATS]
-    cdef Py_ssize_t width = vectors * lanes(kind)
-    multiply_add(asks, rows, panels, width, narrow, a_k, b_k if b_k > 0 else width, product, i, j, sums)
+    multiply_add(asks, rows, panels, vectors * lanes(kind), narrow, product, i, j, sums)
 
 
 cdef inline void tile_of(
-    const bint asks, const Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t a_k, Py_ssize_t b_k,
-    Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
+    const bint asks, const Py_ssize_t rows, Py_ssize_t vectors, Product* product, Py_ssize_t i, Py_ssize_t j,
+    real* kind,
 ) noexcept nogil:
     """One panel of any number of vectors."""
     if vectors == VECTORS:
-        tile(asks, rows, 1, VECTORS, 0, a_k, b_k, product, i, j, kind)
+        tile(asks, rows, 1, VECTORS, 0, product, i, j, kind)
     elif vectors == 1:
-        tile(asks, rows, 1, 1, 0, a_k, b_k, product, i, j, kind)
+        tile(asks, rows, 1, 1, 0, product, i, j, kind)
     elif VECTORS > 3 and vectors == 3:
-        tile(asks, rows, 1, 3, 0, a_k, b_k, product, i, j, kind)
+        tile(asks, rows, 1, 3, 0, product, i, j, kind)
     else:
-        tile(asks, rows, 1, 2, 0, a_k, b_k, product, i, j, kind)
+        tile(asks, rows, 1, 2, 0, product, i, j, kind)
 
 
 cdef inline void edge(
-    const bint asks, const Py_ssize_t rows, Py_ssize_t valid, Py_ssize_t columns, Py_ssize_t a_k, Py_ssize_t b_k,
-    Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
+    const bint asks, const Py_ssize_t rows, Py_ssize_t columns, Product* product, Py_ssize_t i, Py_ssize_t j,
+    real* kind,
 ) noexcept nogil:
-    """A panel of which only `columns` columns and `valid` rows exist in start and c."""
-    cdef real buffer[ROWS * VECTORS * FLOATS]
+    """A panel of which only `columns` columns exist in start and c."""
+    cdef real buffer[SUMS * FLOATS]
     cdef Term terms[2]
     cdef Product whole
     cdef Py_ssize_t width = padded(columns, kind)
@@ -146,8 +148,8 @@ cdef inline void edge(
     cdef Py_ssize_t t, r, q
     cdef const real* from_
     cdef real* to = <real*>product.c + i * product.c_row + j
-    if columns == width and valid == rows:
-        tile_of(asks, rows, vectors, a_k, b_k, product, i, j, kind)
+    if columns == width:
+        tile_of(asks, rows, vectors, product, i, j, kind)
         return
     for t in range(product.count):
         terms[t] = product.terms[t]
@@ -159,12 +161,12 @@ cdef inline void edge(
     whole.start_row = whole.c_row = width
     whole.ids = NULL
     fill_bytes(buffer, 0, rows * width * sizeof(real))
-    for r in range(valid):
+    for r in range(rows):
         from_ = <const real*>start_of_row(product, i + r, j, kind)
         for q in range(columns):
             buffer[r * width + q] = from_[q]
-    tile_of(asks, rows, vectors, a_k, b_k, &whole, 0, 0, kind)
-    for r in range(valid):
+    tile_of(asks, rows, vectors, &whole, 0, 0, kind)
+    for r in range(rows):
         for q in range(columns):
             to[r * product.c_row + q] = buffer[r * width + q]
 
@@ -174,19 +176,19 @@ cdef void rest_of_rows(
 ) noexcept nogil:
     """Panel j for the fewer than ROWS rows from i on."""
     if rows == 1:
-        edge(False, 1, 1, columns, 1, 0, product, i, j, kind)
+        edge(False, 1, columns, product, i, j, kind)
     elif rows == 2:
-        edge(False, 2, 2, columns, 1, 0, product, i, j, kind)
+        edge(False, 2, columns, product, i, j, kind)
     elif rows == 3:
-        edge(False, 3, 3, columns, 1, 0, product, i, j, kind)
+        edge(False, 3, columns, product, i, j, kind)
     elif ROWS > 4 and rows == 4:
-        edge(False, 4, 4, columns, 1, 0, product, i, j, kind)
+        edge(False, 4, columns, product, i, j, kind)
     elif ROWS > 4 and rows == 5:
-        edge(False, 5, 5, columns, 1, 0, product, i, j, kind)
+        edge(False, 5, columns, product, i, j, kind)
     elif ROWS > 4 and rows == 6:
-        edge(False, 6, 6, columns, 1, 0, product, i, j, kind)
+        edge(False, 6, columns, product, i, j, kind)
     elif ROWS > 4 and rows == 7:
-        edge(False, 7, 7, columns, 1, 0, product, i, j, kind)
+        edge(False, 7, columns, product, i, j, kind)
 
 
 cdef inline void some_panels(
@@ -195,10 +197,10 @@ cdef inline void some_panels(
 ) noexcept nogil:
     """Whole panels from column j on and the narrow ones behind, at once if there are registers for their sums."""
     if rows * (panels * VECTORS + narrow * NARROW_VECTORS) <= SUMS:
-        tile(False, rows, panels, VECTORS, narrow, 1, 0, product, i, j, kind)
+        tile(False, rows, panels, VECTORS, narrow, product, i, j, kind)
     else:
-        tile(False, rows, panels, VECTORS, 0, 1, 0, product, i, j, kind)
-        tile(False, rows, 0, VECTORS, narrow, 1, 0, product, i, j + panels * panel_width(kind), kind)
+        tile(False, rows, panels, VECTORS, 0, product, i, j, kind)
+        tile(False, rows, 0, VECTORS, narrow, product, i, j + panels * panel_width(kind), kind)
 
 
 cdef inline void last_panels(
@@ -279,7 +281,7 @@ cdef inline void panel_of_rows(
         i = low + q * ROWS
         if i + ROWS < high:              # rows behind may be another thread's, which is writing them
             prefetch_tile(<real*>product.c + (i + ROWS) * product.c_row + j, product.c_row)
-        edge(asks, ROWS, ROWS, columns, 1, 0, product, i, j, kind)
+        edge(asks, ROWS, columns, product, i, j, kind)
     i = low + tiles * ROWS
     if asks and i < high:
         rest_of_rows(high - i, columns, product, i, j, kind)
@@ -363,51 +365,69 @@ cdef void multiply(
 # Weight gradients: c += a.T @ b, both operands row after row as the steps left them.
 
 cdef void multiply_outer(
-    Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
+    const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
     const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
-    real* c, real* scratch, Py_ssize_t part, Py_ssize_t parts,
+    real* c, Py_ssize_t c_row, real* scratch, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
     cdef real* strip = scratch
     cdef real* panels = scratch + DEPTH * STRIP
-    cdef Py_ssize_t tiles = pieces(size, ROWS)
-    cdef Py_ssize_t low = tiles * part // parts * ROWS
-    cdef Py_ssize_t high = min(tiles * (part + 1) // parts * ROWS, size)
-    # What a single strip multiplies is not worth packing, but for vectors that would end behind a row. It comes from
-    # far apart, so fewer rows of it stay in the nearest cache.
-    cdef bint in_place = groups * size <= STRIP and N % lanes(c) == 0 and b_rows is NULL
-    cdef Py_ssize_t deep = DEPTH // 2 if in_place else DEPTH
-    # Neither are whole tiles of a, where so many rows lie on few pages.
+    cdef Py_ssize_t low = tile_row(size, part, parts)
+    cdef Py_ssize_t high = tile_row(size, part + 1, parts)
+    # Whole tiles of a are not worth packing, where so many rows lie on few pages.
     cdef bint near = DEPTH * a_row * <Py_ssize_t>sizeof(real) <= NEAR
-    cdef Py_ssize_t p, j, columns, q, k, depth, g, r, i, rows
-    cdef const real* columns_of_a
+    cdef Py_ssize_t p, j, columns, g, r, i, width
+    if K == 0:
+        return
+    if groups * size <= STRIP and N % lanes(c) == 0 and b_rows is NULL:
+        for g in range(groups):
+            narrow_product(rows, K, high - low, N, a + g * stride + low, a_row, b, b_row, c + (g * size + low) * c_row,
+                           c_row)
+        return
     for p in range(pieces(N, COLUMNS)):
         j = p * COLUMNS
         columns = min(<Py_ssize_t>COLUMNS, N - j)
-        for q in range(pieces(K, deep)):
-            k = q * deep
-            depth = min(deep, K - k)
-            if not in_place:
-                pack_rows(panels, depth, columns, b + j, b_row, b_rows, k)
-            for g in range(groups):
-                for r in range(pieces(high - low, STRIP)):
-                    i = low + r * STRIP
-                    rows = min(<Py_ssize_t>STRIP, high - i)
-                    columns_of_a = a + k * a_row + g * stride + i
-                    pack_strip(strip, depth, rows // ROWS if near else 0, rows, columns_of_a, a_row)
-                    outer_tiles(depth, columns, rows, columns_of_a, a_row, near, strip,
-                                b + k * b_row + j if in_place else panels, b_row if in_place else 0,
-                                c + (g * size + i) * N + j, N)
+        pack_rows(panels, rows, K, columns, b + j, b_row, b_rows)
+        for g in range(groups):
+            for r in range(pieces(high - low, STRIP)):
+                i = low + r * STRIP
+                width = min(<Py_ssize_t>STRIP, high - i)
+                pack_strip(strip, rows, K, width // ROWS if near else 0, width, a + g * stride + i, a_row)
+                outer_tiles(rows, K, width, columns, a + g * stride + i, a_row, near, strip, panels,
+                            c + (g * size + i) * c_row + j, c_row)
+
+
+cdef void narrow_product(
+    const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t M, Py_ssize_t N,
+    const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_row, real* c, Py_ssize_t c_row,
+) noexcept nogil:
+    """c (M, N) += a.T @ b, for so few columns of a that b is not worth packing. N is whole vectors.
+
+    As b comes from far apart, fewer rows of it stay in the nearest cache.
+    """
+    cdef Py_ssize_t deep = DEPTH // 2
+    cdef Py_ssize_t k, depth, p, q, r, i, j, vectors
+    for q in range(pieces(K, deep)):
+        k = q * deep
+        depth = min(deep, K - k)
+        for p in range(panel_count(N, c)):
+            j = panel_begin(p, N, c)
+            vectors = (panel_begin(p + 1, N, c) - j) // lanes(c)
+            for r in range(pieces(M, ROWS)):
+                i = r * ROWS
+                narrow_tile(min(<Py_ssize_t>ROWS, M - i), vectors, rows + k, depth, a + i, a_row, b + j, b_row,
+                            c + i * c_row + j, c_row)
 
 
 cdef void pack_rows(
-    real* panels, Py_ssize_t K, Py_ssize_t N, const real* b, Py_ssize_t b_row, const Py_ssize_t* b_rows, Py_ssize_t k0,
+    real* panels, const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t N,
+    const real* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
 ) noexcept nogil:
-    """Panels (K, N) of rows k0 .. k0 + K of b."""
+    """Panels (K, N) of some rows of b."""
     cdef Py_ssize_t k, p, begin, end, columns
     cdef const real* source
     cdef real* place
     for k in range(K):
-        source = b + (b_rows[k0 + k] if b_rows is not NULL else k0 + k) * b_row
+        source = b + (b_rows[rows[k]] if b_rows is not NULL else rows[k]) * b_row
         end = 0
         for p in range(panel_count(N, panels)):
             begin, end = end, panel_begin(p + 1, N, panels)
@@ -419,7 +439,8 @@ cdef void pack_rows(
 
 
 cdef inline void pack_strip(
-    real* restrict strip, Py_ssize_t K, Py_ssize_t first, Py_ssize_t columns, const real* restrict a, Py_ssize_t a_row,
+    real* restrict strip, const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t first, Py_ssize_t columns,
+    const real* restrict a, Py_ssize_t a_row,
 ) noexcept nogil:
     """Some neighbouring columns of a in tiles of ROWS from tile `first` on, each k after k; missing ones are zero."""
     cdef Py_ssize_t k, i, q
@@ -427,55 +448,144 @@ cdef inline void pack_strip(
         for k in range(K):
             for q in range(STRIP // ROWS):
                 for i in range(ROWS):
-                    strip[(q * K + k) * ROWS + i] = a[k * a_row + q * ROWS + i]
+                    strip[(q * K + k) * ROWS + i] = a[rows[k] * a_row + q * ROWS + i]
         return
     for q in range(first, pieces(columns, ROWS)):
         for k in range(K):
             for i in range(ROWS):
-                strip[(q * K + k) * ROWS + i] = a[k * a_row + q * ROWS + i] if q * ROWS + i < columns else 0
+                strip[(q * K + k) * ROWS + i] = a[rows[k] * a_row + q * ROWS + i] if q * ROWS + i < columns else 0
 
 
 cdef void outer_tiles(
-    Py_ssize_t K, Py_ssize_t N, Py_ssize_t rows, const real* a, Py_ssize_t a_row, bint near, const real* strip,
-    const real* panels, Py_ssize_t b_k, real* c, Py_ssize_t c_row,
+    const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const real* a, Py_ssize_t a_row, bint near,
+    const real* strip, const real* panels, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
-    """c (rows, N) += a.T @ panels; meanwhile the next columns of a come into the cache.
+    """c (M, N) += a.T @ panels; meanwhile the next columns of a come into the cache.
 
-    All of a is packed in `strip`, but for whole tiles where it is near. Where b_k is not 0, the rows of `panels` lie so
-    far apart, and whole.
+    Its M columns are packed in `strip`, but for whole tiles where they are near.
     """
     cdef const real* ahead = a + STRIP
-    cdef Py_ssize_t some = pieces(K, panel_count(N, c) * pieces(rows, ROWS))
+    cdef Py_ssize_t some = pieces(K, panel_count(N, c) * pieces(M, ROWS))
     cdef Py_ssize_t k = 0
-    cdef Py_ssize_t p, q, i, j, columns, end, a_k
+    cdef Py_ssize_t p, q, i, j, columns, end
+    cdef const real* panel
     cdef real* place
-    cdef Term term
-    cdef Product product = Product(&term, 1, c, c_row, NULL, c, c_row, NULL, 0, False)
-    term.K, term.a_row = K, 1
     for p in range(panel_count(N, c)):
         j = panel_begin(p, N, c)
-        term.panels = panels + (j if b_k > 0 else j * K)
+        panel = panels + j * K
         columns = min(panel_begin(p + 1, N, c), N) - j
-        for q in range(pieces(rows, ROWS)):
+        for q in range(pieces(M, ROWS)):
             i = q * ROWS
             place = c + i * c_row + j
-            if i + ROWS < rows:
+            if i + ROWS < M:
                 prefetch_tile(place + ROWS * c_row, c_row)
             end = min(k + some, K)
             while k < end:
-                prefetch_near(ahead + k * a_row)
+                prefetch_near(ahead + rows[k] * a_row)
                 k += 1
-            if near and i + ROWS <= rows:
-                term.a, a_k = a + i, a_row
+            if near and i + ROWS <= M:
+                outer_edge(False, ROWS, ROWS, columns, rows, K, a + i, a_row, panel, place, c_row)
+            elif M - i == 1:
+                outer_edge(True, 1, 1, columns, rows, K, strip + i * K, 0, panel, place, c_row)
+            elif M - i == 2:
+                outer_edge(True, 2, 2, columns, rows, K, strip + i * K, 0, panel, place, c_row)
             else:
-                term.a, a_k = strip + i * K, ROWS
-            product.start = product.c = place
-            if rows - i == 1:
-                edge(False, 1, 1, columns, a_k, b_k, &product, 0, 0, c)
-            elif rows - i == 2:
-                edge(False, 2, 2, columns, a_k, b_k, &product, 0, 0, c)
-            else:
-                edge(False, ROWS, min(<Py_ssize_t>ROWS, rows - i), columns, a_k, b_k, &product, 0, 0, c)
+                outer_edge(True, ROWS, min(<Py_ssize_t>ROWS, M - i), columns, rows, K, strip + i * K, 0, panel, place,
+                           c_row)
+
+
+cdef inline void outer_edge(
+    const bint a_packed, const Py_ssize_t height, Py_ssize_t valid, Py_ssize_t columns, const Py_ssize_t* rows,
+    Py_ssize_t K, const real* a, Py_ssize_t a_row, const real* panel, real* c, Py_ssize_t c_row,
+) noexcept nogil:
+    """A tile of which only `columns` columns and `valid` rows exist in c."""
+    cdef real buffer[SUMS * FLOATS]
+    cdef Py_ssize_t width = padded(columns, c)
+    cdef bint whole = columns == width and valid == height
+    cdef Py_ssize_t r, q
+    if not whole:
+        fill_bytes(buffer, 0, height * width * sizeof(real))
+        for r in range(valid):
+            for q in range(columns):
+                buffer[r * width + q] = c[r * c_row + q]
+    outer_tile_of(a_packed, True, height, width // lanes(c), rows, K, a, a_row, panel, 0, c if whole else &buffer[0],
+                  c_row if whole else width)
+    if not whole:
+        for r in range(valid):
+            for q in range(columns):
+                c[r * c_row + q] = buffer[r * width + q]
+
+
+cdef inline void narrow_tile(
+    Py_ssize_t height, Py_ssize_t vectors, const Py_ssize_t* rows, Py_ssize_t K,
+    const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_row, real* c, Py_ssize_t c_row,
+) noexcept nogil:
+    if height == ROWS:
+        outer_tile_of(False, False, ROWS, vectors, rows, K, a, a_row, b, b_row, c, c_row)
+    elif height == 1:
+        outer_tile_of(False, False, 1, vectors, rows, K, a, a_row, b, b_row, c, c_row)
+    elif height == 2:
+        outer_tile_of(False, False, 2, vectors, rows, K, a, a_row, b, b_row, c, c_row)
+    elif height == 3:
+        outer_tile_of(False, False, 3, vectors, rows, K, a, a_row, b, b_row, c, c_row)
+    elif ROWS > 4 and height == 4:
+        outer_tile_of(False, False, 4, vectors, rows, K, a, a_row, b, b_row, c, c_row)
+    elif ROWS > 4 and height == 5:
+        outer_tile_of(False, False, 5, vectors, rows, K, a, a_row, b, b_row, c, c_row)
+    elif ROWS > 4 and height == 6:
+        outer_tile_of(False, False, 6, vectors, rows, K, a, a_row, b, b_row, c, c_row)
+    elif ROWS > 4 and height == 7:
+        outer_tile_of(False, False, 7, vectors, rows, K, a, a_row, b, b_row, c, c_row)
+
+
+cdef inline void outer_tile_of(
+    const bint a_packed, const bint b_packed, const Py_ssize_t height, Py_ssize_t vectors, const Py_ssize_t* rows,
+    Py_ssize_t K, const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_row, real* c, Py_ssize_t c_row,
+) noexcept nogil:
+    """Any number of vectors."""
+    if vectors == VECTORS:
+        outer_tile(a_packed, b_packed, height, VECTORS, rows, K, a, a_row, b, b_row, c, c_row)
+    elif vectors == 1:
+        outer_tile(a_packed, b_packed, height, 1, rows, K, a, a_row, b, b_row, c, c_row)
+    elif VECTORS > 3 and vectors == 3:
+        outer_tile(a_packed, b_packed, height, 3, rows, K, a, a_row, b, b_row, c, c_row)
+    else:
+        outer_tile(a_packed, b_packed, height, 2, rows, K, a, a_row, b, b_row, c, c_row)
+
+
+cdef inline void outer_tile(
+    const bint a_packed, const bint b_packed, const Py_ssize_t height, const Py_ssize_t vectors, const Py_ssize_t* rows,
+    Py_ssize_t K, const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_row, real* c, Py_ssize_t c_row,
+) noexcept nogil:
+    """c += a.T @ b for some first columns. k stands for row rows[k] of an operand, unless it is packed.
+
+    The loop over k ends at its bottom, as in multiply_add.
+    """
+    cdef real sums[SUMS * FLOATS]
+    cdef Py_ssize_t width = vectors * lanes(c)
+    cdef Py_ssize_t k = 0
+    cdef Py_ssize_t r, q
+    cdef real factor
+    cdef const real* restrict a_now
+    cdef const real* restrict b_now
+    for r in range(height):
+        for q in range(width):
+            sums[r * width + q] = c[r * c_row + q]
+    while True:
+        a_now = a + (k * ROWS if a_packed else rows[k] * a_row)
+        b_now = b + (k * width if b_packed else rows[k] * b_row)
+        if not b_packed:                 # no hardware looks ahead to it; it also keeps GCC from jamming two k into one
+            prefetch_near(b_now + 8 * b_row)
+        for r in range(height):
+            factor = a_now[r]
+            for q in range(width):
+                sums[r * width + q] += factor * b_now[q]
+        k += 1
+        if k >= K:
+            break
+    for r in range(height):
+        for q in range(width):
+            c[r * c_row + q] = sums[r * width + q]
 
 
 cdef Gemm table

@@ -6,15 +6,16 @@
     h_t = (1 - u) n + u h_{t-1}
 """
 
-from _gemm cimport Ahead, Term, fill_bytes
+from _gemm cimport DEPTH, Ahead, Term, fill_bytes
 from _math cimport hyperbolic_tangents, real, sigmoids
-from _plan cimport Band, OverRows, OverTiles, share, stage_capsule
+from _plan cimport (
+    Band, Blocks, OverPortion, OverRows, OverTiles, Portion, add, add_rows, next_block, share, stage_capsule,
+)
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, add_rows, add_sums, add_units, arriving_gradient, back_or_forth, bind,
-    block_begin, blocks, gate_product, gate_rows, gates_ahead, h_row_before, handed_on, hidden_gradient,
-    hidden_weight_gradients, input_product, input_weight_gradients, kept_rows, late_input_gradient,
-    load_final_gradient, load_initial, numbers, pack_weights, step_input_gradient, store_final, store_output,
-    team_product, unless_zero, walk, zero_sums,
+    Sequence, Step, add_initial_gradient, add_sums, add_units, arriving_gradient, back_or_forth, bind, gate_product,
+    gate_rows, gates_ahead, h_row_before, handed_on, hidden_gradient, hidden_sums, hidden_weight_gradients,
+    input_product, input_weight_gradients, kept_rows, late_input_gradient, load_final_gradient, load_initial, numbers,
+    pack_weights, step_input_gradient, store_final, store_output, sums_of, team_product, unless_zero, walk, zero_sums,
 )
 
 from rnncore._stage import Stage
@@ -171,31 +172,36 @@ cdef void sequence_backward(Sequence* s, real* gates, const Band* band) noexcept
     late_input_gradient(s, gates, band)
 
 
-cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+cdef void weight_gradients(Sequence* s, real* dz, const Portion* portion) noexcept nogil:
     cdef real* kept = <real*>s.kept
-    cdef real* dw = <real*>s.d_weight_hh
-    cdef real* n_sums = <real*>s.bias_n_sums
-    cdef Py_ssize_t n = 2 * s.H              # where n begins in weights and biases
+    cdef real* dw = hidden_sums(s, portion, dz)
+    cdef real* dw_n = dw + 2 * s.H * s.H
+    cdef Py_ssize_t low = share(s.stride, portion.part, portion.parts)
+    cdef Py_ssize_t size = share(s.stride, portion.part + 1, portion.parts) - low
+    cdef real* n_sums = sums_of(s.bias_n_sums, s.stride, portion, dz) + low
+    cdef Blocks blocks = Blocks(&s.rows, False, &portion.rows, DEPTH, 0, 0)
+    zero_sums(s, portion, dz)
+    if s.reset_after:
+        fill_bytes(n_sums, 0, size * sizeof(real))
+    while next_block(&blocks):
+        input_weight_gradients(s, dz, &blocks, portion)
+        hidden_weight_gradients(s, dz, s.width, 2, <real*>s.h, s.h_row, s.previous, dw, &blocks, portion)
+        if s.reset_after:
+            hidden_weight_gradients(s, kept, s.stride, 1, <real*>s.h, s.h_row, s.previous, dw_n, &blocks, portion)
+            add_rows(n_sums, &blocks, kept + low, s.stride, size)
+        else:
+            hidden_weight_gradients(s, dz + s.groups[1].begin, s.width, 1, kept, s.stride, NULL, dw_n, &blocks, portion)
+
+
+cdef void gather(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     cdef Py_ssize_t low = share(s.stride, part, parts)
     cdef Py_ssize_t high = share(s.stride, part + 1, parts)
-    cdef Py_ssize_t i, begin
-    zero_sums(s, part, parts, dz)
-    if s.reset_after:
-        fill_bytes(n_sums + low, 0, (high - low) * sizeof(real))
-    for i in range(blocks(s)):
-        begin = block_begin(s, i)
-        input_weight_gradients(s, dz, i, part, parts)
-        hidden_weight_gradients(s, dz, s.width, 2, <real*>s.h, s.h_row, s.previous, dw, i, part, parts)
-        if s.reset_after:
-            hidden_weight_gradients(s, kept, s.stride, 1, <real*>s.h, s.h_row, s.previous, dw + n * s.H, i, part,
-                                    parts)
-            add_rows(n_sums + low, block_begin(s, i + 1) - begin, kept + begin * s.stride + low, s.stride, high - low)
-        else:
-            hidden_weight_gradients(s, dz + s.groups[1].begin, s.width, 1, kept, s.stride, NULL, dw + n * s.H, i,
-                                    part, parts)
+    cdef real* n_sums = <real*>s.bias_n_sums + low
     add_sums(s, 2 if s.reset_after else 3, part, parts, dz)
     if s.reset_after and s.bias_hh is not NULL:
-        add_units(s, n_sums, low, high, <real*>s.d_bias_hh + n)
+        if s.stage.halved:
+            add(n_sums, n_sums + s.stride, high - low)
+        add_units(s, n_sums, low, high, <real*>s.d_bias_hh + 2 * s.H)
 
 
 class GRU(Stage):
@@ -207,17 +213,19 @@ class GRU(Stage):
         numbers(keep, s, kept_rows(s) * s.stride, &s.kept)
         if reset_after:
             numbers(keep, s, s.stride, &s.bias_n)
-            numbers(keep, s, s.stride, &s.bias_n_sums)
+            numbers(keep, s, (1 + s.stage.halved) * s.stride, &s.bias_n_sums)
         if s.training:
             numbers(keep, s, N * s.stride, &s.dc)
         if s.single:
             s.stage.pack = <OverTiles>pack_weights[float]
             s.stage.forward = <OverRows>sequence_forward[float]
             s.stage.backward = <OverRows>sequence_backward[float]
-            s.stage.accumulate = <OverTiles>weight_gradients[float]
+            s.stage.accumulate = <OverPortion>weight_gradients[float]
+            s.stage.gather = <OverTiles>gather[float]
         else:
             s.stage.pack = <OverTiles>pack_weights[double]
             s.stage.forward = <OverRows>sequence_forward[double]
             s.stage.backward = <OverRows>sequence_backward[double]
-            s.stage.accumulate = <OverTiles>weight_gradients[double]
+            s.stage.accumulate = <OverPortion>weight_gradients[double]
+            s.stage.gather = <OverTiles>gather[double]
         super().__init__(stage_capsule(&s.stage), keep)

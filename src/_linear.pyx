@@ -1,16 +1,16 @@
 """Stages without a memory: linear maps, embeddings, dropout."""
 
 from _gemm cimport (
-    Ahead, Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, outer_product, pack, pack_transposed, panels_size,
-    product, scratch_size,
+    DEPTH, Ahead, Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, outer_product, pack, pack_transposed,
+    panels_size, product, scratch_size, zero_tiles,
 )
 from _math cimport real
 from _plan cimport (
-    Band, OverRows, OverTiles, Rows, Stage as CStage, add, address, buffer, packed_rows, row_count, row_stride,
-    share, span, spans, stage_capsule,
+    Band, Blocks, OverPortion, OverRows, OverTiles, Portion, Rows, Stage as CStage, add, add_rows, add_share, address,
+    buffer, next_block, packed_rows, row_count, row_stride, share, span, spans, stage_capsule,
 )
 
-from rnncore._stage import Stage, num_threads_to_come
+from rnncore._stage import Stage, halves_pay, num_threads_to_come
 
 cdef struct Dense:
     CStage stage
@@ -31,13 +31,10 @@ cdef struct Dense:
     void* d_bias
     void* panels                 # (I, O)  x -> y
     void* back_panels            # (O, I)  dy -> dx
-    void* sums                   # (O,)    scratch of the bias gradient
+    void* sums                   # (O,)    of dy, where the stage is halved for each half of the batch
+    void* second                 # (O, I)  d_weight of the second half
     void* scratch                # blocks of the weight gradient, one for each thread
     Py_ssize_t scratch_size
-
-
-cdef void nothing_over_tiles(void* plan, void* numbers, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    pass
 
 
 cdef void nothing_over_rows(void* plan, void* numbers, const Band* band) noexcept nogil:
@@ -56,7 +53,6 @@ cdef Dense* bind(list keep, object rows, object x, object y) except NULL:
     s.y, s.y_row = address(y.value), row_stride(y.value)
     s.dy, s.dy_row = address(y.grad), row_stride(y.grad)
     s.stage.plan, s.stage.numbers, s.stage.rows = s, s.y, &s.rows
-    s.stage.pack, s.stage.accumulate = nothing_over_tiles, nothing_over_tiles
     s.stage.forward, s.stage.backward = nothing_over_rows, nothing_over_rows
     return s
 
@@ -93,22 +89,32 @@ cdef void linear_backward(Dense* s, real* y, const Band* band) noexcept nogil:
                     <const real*>s.back_panels, <real*>s.dx + begin * s.dx_row, s.dx_row)
 
 
-cdef void linear_accumulate(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """dW += dy^T x; db += the sum of dy"""
-    cdef Py_ssize_t R = row_count(&s.rows, s.last)
-    cdef Py_ssize_t low = share(s.O, part, parts)
-    cdef Py_ssize_t high = share(s.O, part + 1, parts)
+cdef void linear_accumulate(Dense* s, real* y, const Portion* portion) noexcept nogil:
+    """dW += dy^T x; the sums of dy"""
+    cdef Py_ssize_t low = share(s.O, portion.part, portion.parts)
+    cdef Py_ssize_t size = share(s.O, portion.part + 1, portion.parts) - low
     cdef const real* dy = <const real*>s.dy
-    cdef real* sums = <real*>s.sums
-    cdef Py_ssize_t m
-    outer_product(s.gemm, R, 1, s.O, s.O, s.I, dy, s.dy_row, <const real*>s.x, s.x_row, NULL, <real*>s.d_weight,
-                  <real*>s.scratch + part * s.scratch_size, part, parts)
-    if s.d_bias is NULL:
-        return
-    fill_bytes(sums + low, 0, (high - low) * sizeof(real))
-    for m in range(R):
-        add(sums + low, dy + m * s.dy_row + low, high - low)
-    add(<real*>s.d_bias + low, sums + low, high - low)
+    cdef real* dw = <real*>(s.second if portion.second else s.d_weight)
+    cdef real* sums = <real*>s.sums + portion.second * s.O + low
+    cdef Blocks blocks = Blocks(&s.rows, s.last, &portion.rows, DEPTH, 0, 0)
+    fill_bytes(sums, 0, size * sizeof(real))
+    if portion.second:
+        zero_tiles(dw, 1, s.O, s.I, portion.part, portion.parts)
+    while next_block(&blocks):
+        outer_product(s.gemm, &blocks.rows[0], blocks.count, 1, s.O, s.O, s.I, dy, s.dy_row, <const real*>s.x, s.x_row,
+                      NULL, dw, s.I,
+                      <real*>s.scratch + portion.thread * s.scratch_size, portion.part, portion.parts)
+        if s.d_bias is not NULL:
+            add_rows(sums, &blocks, dy + low, s.dy_row, size)
+
+
+cdef void linear_gather(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """db += the sums of dy; and all of the second half"""
+    cdef Py_ssize_t half
+    if s.stage.halved:
+        add_share(s.d_weight, s.second, s.O * s.I, part, parts, y)
+    for half in range(1 + s.stage.halved if s.d_bias is not NULL else 0):
+        add_share(s.d_bias, <real*>s.sums + half * s.O, s.O, part, parts, y)
 
 
 class Linear(Stage):
@@ -134,19 +140,24 @@ class Linear(Stage):
         buffer(keep, size * (
             panels_size(s.O, s.I, <float*>NULL) if single else panels_size(s.O, s.I, <double*>NULL)), &s.back_panels)
         if s.d_weight is not NULL:
-            buffer(keep, size * s.O, &s.sums)
+            s.stage.halved = halves_pay(s.rows.N, 1 if last else s.rows.T, s.stage.work, size * s.O * s.I)
+            buffer(keep, size * s.O * (1 + s.stage.halved), &s.sums)
+            if s.stage.halved:
+                buffer(keep, size * s.O * s.I, &s.second)
             s.stage.most = num_threads_to_come()
             buffer(keep, size * s.scratch_size * s.stage.most, &s.scratch)
         if single:
             s.stage.pack = <OverTiles>linear_pack[float]
             s.stage.forward = <OverRows>linear_forward[float]
             s.stage.backward = <OverRows>linear_backward[float]
-            s.stage.accumulate = <OverTiles>linear_accumulate[float]
+            s.stage.accumulate = <OverPortion>linear_accumulate[float]
+            s.stage.gather = <OverTiles>linear_gather[float]
         else:
             s.stage.pack = <OverTiles>linear_pack[double]
             s.stage.forward = <OverRows>linear_forward[double]
             s.stage.backward = <OverRows>linear_backward[double]
-            s.stage.accumulate = <OverTiles>linear_accumulate[double]
+            s.stage.accumulate = <OverPortion>linear_accumulate[double]
+            s.stage.gather = <OverTiles>linear_gather[double]
         super().__init__(stage_capsule(&s.stage), keep)
 
 
@@ -161,12 +172,12 @@ cdef void embedding_forward(Dense* s, real* y, const Band* band) noexcept nogil:
             copy_bytes(y + m * s.y_row, <const real*>s.weight + s.ids[m] * s.O, s.O * sizeof(real))
 
 
-cdef void embedding_accumulate(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    cdef Py_ssize_t low = share(s.O, part, parts)
-    cdef Py_ssize_t high = share(s.O, part + 1, parts)
+cdef void embedding_accumulate(Dense* s, real* y, const Portion* portion) noexcept nogil:
+    cdef Py_ssize_t low = share(s.O, portion.part, portion.parts)
+    cdef Py_ssize_t size = share(s.O, portion.part + 1, portion.parts) - low
     cdef Py_ssize_t m
     for m in range(row_count(&s.rows, s.last)):
-        add(<real*>s.d_weight + s.ids[m] * s.O + low, <const real*>s.dy + m * s.dy_row + low, high - low)
+        add(<real*>s.d_weight + s.ids[m] * s.O + low, <const real*>s.dy + m * s.dy_row + low, size)
 
 
 class Embedding(Stage):
@@ -178,10 +189,10 @@ class Embedding(Stage):
         s.weight, s.d_weight = address(weight.value), address(weight.grad)
         if y.value.itemsize == sizeof(float):
             s.stage.forward = <OverRows>embedding_forward[float]
-            s.stage.accumulate = <OverTiles>embedding_accumulate[float]
+            s.stage.accumulate = <OverPortion>embedding_accumulate[float]
         else:
             s.stage.forward = <OverRows>embedding_forward[double]
-            s.stage.accumulate = <OverTiles>embedding_accumulate[double]
+            s.stage.accumulate = <OverPortion>embedding_accumulate[double]
         super().__init__(stage_capsule(&s.stage), keep)
 
 
@@ -275,7 +286,6 @@ class Join(Stage):
             s.parts[i], s.d_parts[i] = address(part.value), address(part.grad)
         s.y, s.dy = address(y.value), address(y.grad)
         s.stage.plan, s.stage.numbers, s.stage.rows = s, s.y, &s.rows
-        s.stage.pack, s.stage.accumulate = nothing_over_tiles, nothing_over_tiles
         if y.value.itemsize == sizeof(float):
             s.stage.forward = <OverRows>join_forward[float]
             s.stage.backward = <OverRows>join_backward[float]

@@ -46,10 +46,6 @@ cdef struct Output:
     double* value                # (1,)
 
 
-cdef void nothing(void* plan, void* numbers, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    pass
-
-
 cdef Output* bind(list keep, object rows, object x, bint last) except NULL:
     cdef Output* s
     buffer(keep, sizeof(Output), <void**>&s)
@@ -59,7 +55,6 @@ cdef Output* bind(list keep, object rows, object x, bint last) except NULL:
     s.x, s.dx = address(x.value), address(x.grad)
     s.stage.plan, s.stage.numbers, s.stage.rows = s, s.dx, &s.rows
     s.stage.per_sequence = last
-    s.stage.pack, s.stage.accumulate = nothing, nothing
     return s
 
 

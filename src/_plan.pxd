@@ -58,12 +58,19 @@ cdef struct Band:
     Py_ssize_t first, last       # rows first .. last-1 of the batch
     Py_ssize_t home              # the first row of their share, where its bands have buffers in turn
 
+cdef struct Portion:             # of the weights' gradients:
+    Py_ssize_t part, parts       # some output tiles,
+    Band rows                    # and what some rows add to them;
+    bint second                  # where each half of a batch has sums of its own, whether for the second one's
+    Py_ssize_t thread            # whose scratch is used
+
 # The rows of the batch are shared out over threads, or one thread has them all, and a team shares the products;
-# weights and their gradients are shared out by tile, part of parts. So no sum is ever split, and threads never
-# change a bit.
+# weights and their gradients are shared out by tile, part of parts. No sum is split, but those over rows into the
+# same two halves always: so threads never change a bit.
 # `numbers` points at the plan's main buffer: its type tells the specialisation, float or double.
 ctypedef void (*OverRows)(void* plan, void* numbers, const Band* band) noexcept nogil
 ctypedef void (*OverTiles)(void* plan, void* numbers, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
+ctypedef void (*OverPortion)(void* plan, void* numbers, const Portion* portion) noexcept nogil
 
 ctypedef void (*Job)(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
 ctypedef void (*Parallel)(Job job, void* argument, Py_ssize_t parts) noexcept nogil      # all parts, each on a thread
@@ -79,10 +86,12 @@ cdef struct Stage:
     Py_ssize_t weights      # bytes of those that every step needs; 0: none does
     Py_ssize_t team         # threads that share each of its products, where they do not share the rows; they meet in
     Parallel parallel
-    OverTiles pack          # reads the weights into panels
+    OverTiles pack          # reads the weights into panels; or NULL
     OverRows forward
     OverRows backward
-    OverTiles accumulate    # adds the weights' gradients
+    OverPortion accumulate  # sums up the weights' gradients, or NULL;
+    bint halved             # for each half of the batch
+    OverTiles gather        # after that: adds sums of their own to the gradients; or NULL
     void (*finish)(void* plan) noexcept nogil       # once all rows are forward; or NULL
 
 # How an optimizer treats one flat parameter.
@@ -178,6 +187,45 @@ cdef inline Py_ssize_t span(
     return max(min(band.last, rows.counts[s]) - band.first, 0)
 
 
+# Sums over rows go by blocks of these.
+
+cdef enum:
+    DEEPEST = 256                # rows of a block at most
+
+cdef struct Blocks:              # of a band, one after another:
+    const Rows* batch
+    bint per_sequence
+    const Band* band
+    Py_ssize_t depth             # rows of each, but the last one
+    Py_ssize_t span, taken       # where the next one begins: a span, and how much of it earlier ones had
+    Py_ssize_t count             # packed rows of the one at hand,
+    Py_ssize_t rows[DEEPEST]     # and which, in rising order
+
+
+cdef inline bint next_block(Blocks* blocks) noexcept nogil:
+    """Whether there is another one."""
+    cdef Py_ssize_t begin, size, some, m
+    blocks.count = 0
+    while blocks.count < blocks.depth and blocks.span < spans(blocks.batch, blocks.per_sequence, blocks.band):
+        size = span(blocks.batch, blocks.per_sequence, blocks.span, blocks.band, &begin)
+        some = min(size - blocks.taken, blocks.depth - blocks.count)
+        for m in range(some):
+            blocks.rows[blocks.count + m] = begin + blocks.taken + m
+        blocks.count += some
+        blocks.taken += some
+        if blocks.taken == size:
+            blocks.span, blocks.taken = blocks.span + 1, 0
+    return blocks.count > 0
+
+
+cdef inline Py_ssize_t rows_below(const Blocks* blocks, Py_ssize_t row) noexcept nogil:
+    """How many of a block's rows lie before a packed row."""
+    cdef Py_ssize_t k = 0
+    while k < blocks.count and blocks.rows[k] < row:
+        k += 1
+    return k
+
+
 cdef inline bint cut(const Rows* rows, Py_ssize_t t, Py_ssize_t n) noexcept nogil:
     """Whether step t of row n gets no gradient from the step after it."""
     cdef Py_ssize_t k = rows.horizon[0]
@@ -202,6 +250,23 @@ cdef inline void add(real* restrict to, const real* restrict values, Py_ssize_t 
     cdef Py_ssize_t j
     for j in range(size):
         to[j] += values[j]
+
+
+cdef inline void add_rows(
+    real* sums, const Blocks* blocks, const real* rows, Py_ssize_t row, Py_ssize_t size,
+) noexcept nogil:
+    """sums (size,) += the rows of a block, in their order."""
+    cdef Py_ssize_t k
+    for k in range(blocks.count):
+        add(sums, rows + blocks.rows[k] * row, size)
+
+
+cdef inline void add_share(
+    void* to, const void* values, Py_ssize_t size, Py_ssize_t part, Py_ssize_t parts, real* kind,
+) noexcept nogil:
+    """to (size,) += values, some of them."""
+    cdef Py_ssize_t low = share(size, part, parts)
+    add(<real*>to + low, <const real*>values + low, share(size, part + 1, parts) - low)
 
 
 cdef inline int buffer(list keep, Py_ssize_t size, void** place) except -1:

@@ -5,12 +5,12 @@
 f is tanh, sigmoid, ReLU, PReLU with a trainable slope (He et al. 2015), or the identity.
 """
 
-from _gemm cimport copy_bytes
+from _gemm cimport DEPTH, copy_bytes
 from _math cimport hyperbolic_tangents, real, sigmoids
-from _plan cimport Band, OverRows, OverTiles, buffer, stage_capsule
+from _plan cimport Band, Blocks, OverPortion, OverRows, OverTiles, Portion, buffer, next_block, stage_capsule
 from _sequence cimport (
-    Sequence, Step, add_initial_gradient, add_sums, arriving_gradient, bind, blocks, gate_product, gates_ahead,
-    h_row_before, handed_on, hidden_gradient, hidden_weight_gradients, input_product, input_weight_gradients,
+    Sequence, Step, add_initial_gradient, add_sums, arriving_gradient, bind, gate_product, gates_ahead, h_row_before,
+    handed_on, hidden_gradient, hidden_sums, hidden_weight_gradients, input_product, input_weight_gradients,
     late_input_gradient, load_final_gradient, load_initial, numbers, pack_weights, step_input_gradient, store_final,
     store_output, walk, zero_sums,
 )
@@ -131,14 +131,18 @@ cdef void sequence_backward(Sequence* s, real* dz, const Band* band) noexcept no
     late_input_gradient(s, dz, band)
 
 
-cdef void weight_gradients(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    cdef Py_ssize_t i, m
-    cdef double total = 0
-    zero_sums(s, part, parts, dz)
-    for i in range(blocks(s)):
-        input_weight_gradients(s, dz, i, part, parts)
+cdef void weight_gradients(Sequence* s, real* dz, const Portion* portion) noexcept nogil:
+    cdef Blocks blocks = Blocks(&s.rows, False, &portion.rows, DEPTH, 0, 0)
+    zero_sums(s, portion, dz)
+    while next_block(&blocks):
+        input_weight_gradients(s, dz, &blocks, portion)
         hidden_weight_gradients(s, dz, s.width, 1, <real*>s.h, s.h_row, s.previous,
-                                <real*>s.d_weight_hh, i, part, parts)
+                                hidden_sums(s, portion, dz), &blocks, portion)
+
+
+cdef void gather(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    cdef Py_ssize_t m
+    cdef double total = 0
     add_sums(s, 1, part, parts, dz)
     if s.kind == PRELU and part == 0:
         for m in range(s.rows.offsets[s.rows.T]):
@@ -160,10 +164,12 @@ class RNN(Stage):
             s.stage.pack = <OverTiles>pack_weights[float]
             s.stage.forward = <OverRows>sequence_forward[float]
             s.stage.backward = <OverRows>sequence_backward[float]
-            s.stage.accumulate = <OverTiles>weight_gradients[float]
+            s.stage.accumulate = <OverPortion>weight_gradients[float]
+            s.stage.gather = <OverTiles>gather[float]
         else:
             s.stage.pack = <OverTiles>pack_weights[double]
             s.stage.forward = <OverRows>sequence_forward[double]
             s.stage.backward = <OverRows>sequence_backward[double]
-            s.stage.accumulate = <OverTiles>weight_gradients[double]
+            s.stage.accumulate = <OverPortion>weight_gradients[double]
+            s.stage.gather = <OverTiles>gather[double]
         super().__init__(stage_capsule(&s.stage), keep)

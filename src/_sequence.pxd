@@ -11,17 +11,18 @@ through it.
 """
 
 from _gemm cimport (
-    BAND, DEPTH, ROWS, STRIP, Ahead, Gemm, Term, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
-    pack_transposed, padded, panel_begin, panel_count, panels_size, pieces, product, scratch_size, transpose,
+    BAND, ROWS, STRIP, Ahead, Gemm, Term, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack, pack_transposed,
+    padded, panel_begin, panel_count, panels_size, pieces, product, scratch_size, transpose, zero_tiles,
 )
 from _math cimport real
 from _plan cimport (
-    LITTLE, Band, Packed, Rows, Stage, add, address, buffer, cut, fingerprint, known, packed_rows, row_stride, share,
-    span, spans, uint64_t, whole_batch,
+    LITTLE, Band, Blocks, Packed, Portion, Rows, Stage, add, add_rows, add_share, address, buffer, cut, fingerprint,
+    known, packed_rows, row_stride, rows_below, share, span, spans, uint64_t, whole_batch,
 )
 
 cdef enum:
     CHUNK = 64                   # rows of an input product that is ahead of the steps
+    WIDEST = 16                  # numbers in a vector at most
     NARROW = STRIP               # columns of x at most that multiply dz, rather than dz them
 
 cdef struct State:               # h, and c for an LSTM; each (N, H)
@@ -90,10 +91,12 @@ cdef struct Sequence:
     void* bias                   # (columns,)  bias_ih + bias_hh; for a GRU's n with reset_after bias_ih alone
     void* bias_n                 # (stride,)  and there bias_hh
     void* table                  # (V, width)  bias + weight_ih.T, a row for each token
-    # Its gradient, (V, columns of a part) for each thread; for an x of few columns that of weight_ih.T, (D, ..)
-    void* d_table
-    void* bias_sums              # (columns,)  the sum of all dz
-    void* bias_n_sums            # (stride,)  and that of a GRU's gradient of W_hn h + b_hn
+    # Sums of gradients; where the stage is halved, of each half of the batch
+    void* d_table                # (V, columns)  by token; for an x of few columns that of weight_ih.T, (D, ..)
+    void* bias_sums              # (columns,)  of all dz
+    void* bias_n_sums            # (stride,)  and of a GRU's gradient of W_hn h + b_hn
+    void* second_hh              # (G*H, H)  d_weight_hh of the second half
+    void* second_ih              # (G*H, D)  and d_weight_ih, unless d_table has it
     void* input_back_panels      # (width, D)     dz -> dx
     Packed packed                # inference alone
     void* scratch                # blocks of the weight gradients, one for each thread
@@ -168,6 +171,7 @@ cdef inline void set_group(const Sequence* s, Group* group, Py_ssize_t gate, Py_
 cdef inline int allocate(list keep, Sequence* s) except -1:
     cdef Py_ssize_t N = s.rows.N
     cdef Py_ssize_t M = N * s.rows.T
+    cdef Py_ssize_t weights = s.G * s.H * (s.H + s.D)
     cdef Py_ssize_t i
     cdef Group* group
     s.chunk = 1 if s.tokens or N >= ROWS else max(min(CHUNK // max(N, <Py_ssize_t>1), s.rows.T), <Py_ssize_t>1)
@@ -193,12 +197,17 @@ cdef inline int allocate(list keep, Sequence* s) except -1:
     numbers(keep, s, N * s.stride, &s.dh)
     if s.dx is not NULL:
         panels(keep, s, s.columns, s.D, &s.input_back_panels)
+    from rnncore._stage import halves_pay, num_threads_to_come
+    s.stage.halved = halves_pay(N, s.rows.T, weights, weights * (sizeof(float) if s.single else sizeof(double)))
+    if s.stage.halved:
+        numbers(keep, s, s.G * s.H * s.H, &s.second_hh)
     if s.tokens or s.D <= NARROW:
-        numbers(keep, s, max(s.V, s.D) * s.columns, &s.d_table)
-    numbers(keep, s, s.columns, &s.bias_sums)
+        numbers(keep, s, (1 + s.stage.halved) * max(s.V, s.D) * s.columns, &s.d_table)
+    elif s.stage.halved:
+        numbers(keep, s, s.G * s.H * s.D, &s.second_ih)
+    numbers(keep, s, (1 + s.stage.halved) * s.columns, &s.bias_sums)
     s.scratch_size = (
         scratch_size(max(s.D, s.H), <float*>NULL) if s.single else scratch_size(max(s.D, s.H), <double*>NULL))
-    from rnncore._stage import num_threads_to_come
     s.stage.most = num_threads_to_come()
     numbers(keep, s, s.stage.most * s.scratch_size, &s.scratch)
     return 0
@@ -635,25 +644,25 @@ cdef inline void late_input_gradient(
 
 
 # ---------------------------------------------------------------------------------------------
-# Weight gradients: sums over all steps, shared out by output tile. They go by blocks of packed rows, so that dz of a
-# block comes into the cache once for all of them.
+# Weight gradients: sums over all steps. They go by blocks of packed rows, so that dz of a block comes into the cache
+# once for all of them.
 
-cdef inline Py_ssize_t blocks(const Sequence* s) noexcept nogil:
-    return pieces(s.rows.offsets[s.rows.T], DEPTH)
-
-
-cdef inline Py_ssize_t block_begin(const Sequence* s, Py_ssize_t i) noexcept nogil:
-    """The packed row that block i begins with; behind the last one all rows."""
-    return min(i * DEPTH, s.rows.offsets[s.rows.T])
+cdef inline real* scratch_of(const Sequence* s, const Portion* portion, real* kind) noexcept nogil:
+    return <real*>s.scratch + portion.thread * s.scratch_size
 
 
-cdef inline real* scratch_of(const Sequence* s, Py_ssize_t part, real* kind) noexcept nogil:
-    return <real*>s.scratch + part * s.scratch_size
+cdef inline real* sums_of(void* sums, Py_ssize_t size, const Portion* portion, real* kind) noexcept nogil:
+    """Those of a portion's half of the batch, of which each has `size`."""
+    return <real*>sums + portion.second * size
 
 
-cdef inline real* table_sums(const Sequence* s, Py_ssize_t low, real* kind) noexcept nogil:
-    """The sums of dz by token, or those of a narrow x times dz, of a part whose columns begin at `low`."""
-    return <real*>s.d_table + low * max(s.V, s.D)
+cdef inline real* hidden_sums(const Sequence* s, const Portion* portion, real* kind) noexcept nogil:
+    return <real*>(s.second_hh if portion.second else s.d_weight_hh)
+
+
+cdef inline real* table_sums(const Sequence* s, const Portion* portion, real* kind) noexcept nogil:
+    """Of dz by token, or of a narrow x times dz."""
+    return sums_of(s.d_table, max(s.V, s.D) * s.columns, portion, kind)
 
 
 cdef inline bint sums_by_token(const Sequence* s) noexcept nogil:
@@ -661,84 +670,92 @@ cdef inline bint sums_by_token(const Sequence* s) noexcept nogil:
     return s.tokens and s.V < s.rows.offsets[s.rows.T]
 
 
-cdef inline void add_rows(
-    real* sums, Py_ssize_t count, const real* rows, Py_ssize_t row, Py_ssize_t size,
-) noexcept nogil:
-    """sums (size,) += some rows, in their order."""
-    cdef Py_ssize_t m
-    for m in range(count):
-        add(sums, rows + m * row, size)
-
-
-cdef inline void zero_sums(const Sequence* s, Py_ssize_t part, Py_ssize_t parts, real* kind) noexcept nogil:
-    """Before the first block."""
-    cdef Py_ssize_t low = share(s.columns, part, parts)
-    cdef Py_ssize_t size = share(s.columns, part + 1, parts) - low
-    fill_bytes(<real*>s.bias_sums + low, 0, size * sizeof(real))
-    if s.d_table is not NULL:
-        fill_bytes(table_sums(s, low, kind), 0, max(s.V, s.D) * size * sizeof(real))
+cdef inline void zero_sums(const Sequence* s, const Portion* portion, real* kind) noexcept nogil:
+    """Before the first block: all but those that are gradients themselves."""
+    cdef Py_ssize_t low = share(s.columns, portion.part, portion.parts)
+    cdef Py_ssize_t size = share(s.columns, portion.part + 1, portion.parts) - low
+    cdef Py_ssize_t V = max(s.V, s.D) if s.d_table is not NULL else 0
+    cdef real* table = table_sums(s, portion, kind) + low
+    cdef Py_ssize_t v
+    fill_bytes(sums_of(s.bias_sums, s.columns, portion, kind) + low, 0, size * sizeof(real))
+    if portion.parts == 1:
+        fill_bytes(table, 0, V * size * sizeof(real))
+    for v in range(V if portion.parts > 1 else 0):
+        fill_bytes(table + v * s.columns, 0, size * sizeof(real))
+    if portion.second:
+        zero_tiles(<real*>s.second_hh, s.G, s.H, s.H, portion.part, portion.parts)
+        if s.second_ih is not NULL:
+            zero_tiles(<real*>s.second_ih, s.G, s.H, s.D, portion.part, portion.parts)
 
 
 cdef inline void input_weight_gradients(
-    const Sequence* s, const real* dz, Py_ssize_t i, Py_ssize_t part, Py_ssize_t parts,
+    const Sequence* s, const real* dz, const Blocks* blocks, const Portion* portion,
 ) noexcept nogil:
-    """Of block i: d_weight_ih += dz.T @ x, or the sums that become it, and the sums of dz."""
-    cdef Py_ssize_t begin = block_begin(s, i)
-    cdef Py_ssize_t count = block_begin(s, i + 1) - begin
-    cdef Py_ssize_t low = share(s.columns, part, parts)
-    cdef Py_ssize_t size = share(s.columns, part + 1, parts) - low
-    cdef const real* rows = dz + begin * s.width
-    cdef const real* x = <const real*>s.x + begin * s.x_row
-    cdef real* sums = table_sums(s, low, <real*>NULL)
-    cdef Py_ssize_t m
+    """Of a block: d_weight_ih += dz.T @ x, or the sums that become it, and the sums of dz."""
+    cdef Py_ssize_t low = share(s.columns, portion.part, portion.parts)
+    cdef Py_ssize_t size = share(s.columns, portion.part + 1, portion.parts) - low
+    cdef const real* x = <const real*>s.x
+    cdef real* sums = table_sums(s, portion, <real*>NULL) + low
+    cdef real* scratch = scratch_of(s, portion, sums)
+    cdef Py_ssize_t k, m
     if s.tokens:
-        for m in range(count):
-            add(sums + s.ids[begin + m] * size, rows + m * s.width + low, size)
+        for k in range(blocks.count):
+            m = blocks.rows[k]
+            add(sums + s.ids[m] * s.columns, dz + m * s.width + low, size)
     elif s.D <= NARROW:                  # x.T @ dz: of the two, dz is read where it lies
-        outer_product(s.gemm, count, 1, s.D, s.D, size, x, s.x_row, rows + low, s.width, NULL, sums,
-                      scratch_of(s, part, sums), 0, 1)
+        outer_product(s.gemm, &blocks.rows[0], blocks.count, 1, s.D, s.D, size, x, s.x_row, dz + low, s.width, NULL,
+                      sums, s.columns, scratch, 0, 1)
     else:
-        outer_product(s.gemm, count, s.G, s.H, s.stride, s.D, rows, s.width, x, s.x_row, NULL, <real*>s.d_weight_ih,
-                      scratch_of(s, part, sums), part, parts)
+        outer_product(s.gemm, &blocks.rows[0], blocks.count, s.G, s.H, s.stride, s.D, dz, s.width, x, s.x_row, NULL,
+                      <real*>(s.second_ih if portion.second else s.d_weight_ih), s.D, scratch, portion.part,
+                      portion.parts)
     if s.bias_ih is not NULL and not sums_by_token(s):
-        add_rows(<real*>s.bias_sums + low, count, rows + low, s.width, size)
+        add_rows(sums_of(s.bias_sums, s.columns, portion, sums) + low, blocks, dz + low, s.width, size)
 
 
 cdef inline void hidden_weight_gradients(
-    const Sequence* s, const real* dz, Py_ssize_t dz_row, Py_ssize_t G,
-    const real* h, Py_ssize_t h_row, const Py_ssize_t* h_rows, real* dw, Py_ssize_t i, Py_ssize_t part,
-    Py_ssize_t parts,
+    const Sequence* s, const real* dz, Py_ssize_t dz_row, Py_ssize_t G, const real* h, Py_ssize_t h_row,
+    const Py_ssize_t* h_rows, real* dw, const Blocks* blocks, const Portion* portion,
 ) noexcept nogil:
-    """Of block i: dw (G*H, H) += dz.T @ h, for row h_rows[m] (or m, where NULL) of h at packed row m."""
-    cdef Py_ssize_t begin = block_begin(s, i)
-    cdef Py_ssize_t end = block_begin(s, i + 1)
-    cdef Band whole = Band(0, s.rows.N, 0)
-    cdef Step first = walk(s, 0, &whole)
-    if begin < first.high + first.row and first.row < end and (
-        unless_zero(s, s.rows.N, <const real*>s.h, s.h_row) is NULL
-    ):
+    """Of a block: dw (G*H, H) += dz.T @ h, for row h_rows[m] (or m, where NULL) of h at packed row m."""
+    cdef const Band* band = &portion.rows
+    cdef Step first = walk(s, 0, band)
+    cdef Py_ssize_t begin = 0
+    cdef Py_ssize_t end = blocks.count
+    cdef Py_ssize_t low = rows_below(blocks, first.row)
+    cdef Py_ssize_t high = rows_below(blocks, first.row + first.high)
+    if low < high and unless_zero(s, band.last - band.first, <const real*>s.h + band.first * s.h_row, s.h_row) is NULL:
         if s.reverse:                    # the initial states are zero, which the first step multiplies
-            end = max(begin, first.row)
+            end = low
         else:
-            begin = min(end, first.high)
-    outer_product(s.gemm, end - begin, G, s.H, s.stride, s.H, dz + begin * dz_row, dz_row,
-                  h + begin * h_row if h_rows is NULL else h, h_row, NULL if h_rows is NULL else h_rows + begin,
-                  dw, scratch_of(s, part, <real*>NULL), part, parts)
+            begin = high
+    outer_product(s.gemm, &blocks.rows[begin], end - begin, G, s.H, s.stride, s.H, dz, dz_row, h, h_row, h_rows, dw,
+                  s.H, scratch_of(s, portion, <real*>NULL), portion.part, portion.parts)
 
 
 cdef inline void add_sums(
     const Sequence* s, Py_ssize_t shared, Py_ssize_t part, Py_ssize_t parts, real* kind,
 ) noexcept nogil:
-    """After the last block: what the sums make of d_weight_ih and of the biases, bias_hh for its first gates."""
+    """After the last block: add the sums to the gradients, to bias_hh's for its first gates."""
     cdef Py_ssize_t low = share(s.columns, part, parts)
     cdef Py_ssize_t size = share(s.columns, part + 1, parts) - low
-    cdef real* sums = <real*>s.bias_sums
+    cdef real* sums = <real*>s.bias_sums + low
+    cdef real* table = <real*>s.d_table + low
+    cdef Py_ssize_t V = max(s.V, s.D)
+    cdef Py_ssize_t v
+    if s.stage.halved:
+        add_share(s.d_weight_hh, s.second_hh, s.G * s.H * s.H, part, parts, kind)
+        if s.second_ih is not NULL:
+            add_share(s.d_weight_ih, s.second_ih, s.G * s.H * s.D, part, parts, kind)
+        add(sums, sums + s.columns, size)
     if s.d_table is not NULL:
-        add_transposed(s, table_sums(s, low, kind), max(s.V, s.D), part, parts)
+        for v in range(V if s.stage.halved else 0):
+            add(table + v * s.columns, table + (V + v) * s.columns, size)
+        add_transposed(s, table, low, size)
     if s.bias_ih is NULL:
         return
-    if sums_by_token(s):
-        add_rows(sums + low, s.V, table_sums(s, low, kind), size, size)
+    for v in range(s.V if sums_by_token(s) else 0):
+        add(sums, table + v * s.columns, size)
     add_units(s, sums, low, low + size, <real*>s.d_bias_ih)
     if s.bias_hh is not NULL:
         add_units(s, sums, low, min(low + size, shared * s.stride), <real*>s.d_bias_hh)
@@ -747,32 +764,29 @@ cdef inline void add_sums(
 cdef inline void add_units(
     const Sequence* s, const real* sums, Py_ssize_t low, Py_ssize_t high, real* to,
 ) noexcept nogil:
-    """to (G*H,) += sums (G * stride,), without the padding, for some columns."""
+    """to (G*H,) += sums (G * stride,), without the padding, for columns low .. high-1; sums points at the first."""
     cdef Py_ssize_t g, u, first, last
     for g in range(low // s.stride, pieces(high, s.stride)):
         u = g * s.stride
         first, last = max(low - u, <Py_ssize_t>0), min(high - u, s.H)
         if first < last:
-            add(to + g * s.H + first, sums + u + first, last - first)
+            add(to + g * s.H + first, sums + u + first - low, last - first)
 
 
-cdef inline void add_transposed(
-    const Sequence* s, const real* sums, Py_ssize_t D, Py_ssize_t part, Py_ssize_t parts,
-) noexcept nogil:
-    """d_weight_ih (G*H, D) += sums.T for sums (D, columns of a part)."""
-    cdef Py_ssize_t low = share(s.columns, part, parts)
-    cdef Py_ssize_t high = share(s.columns, part + 1, parts)
+cdef inline void add_transposed(const Sequence* s, const real* sums, Py_ssize_t low, Py_ssize_t size) noexcept nogil:
+    """d_weight_ih (G*H, V or D) += sums.T, from column `low` on, where sums points."""
+    cdef Py_ssize_t V = max(s.V, s.D)
     cdef Py_ssize_t width = lanes(<real*>sums)
-    cdef real* block = scratch_of(s, part, <real*>sums)
+    cdef real block[CHUNK * WIDEST]
     cdef real* dw
-    cdef Py_ssize_t i, j, u, p, d, q, count
-    for i in range(low // width, high // width):     # a vector of columns at a time, all of one gate
-        j = i * width
-        u = j % s.stride
-        dw = <real*>s.d_weight_ih + (j // s.stride * s.H + u) * D
-        for p in range(pieces(D, CHUNK)):
-            d = p * CHUNK
-            count = min(<Py_ssize_t>CHUNK, D - d)
-            transpose(count, block, CHUNK, sums + d * (high - low) + j - low, high - low, width)
+    cdef Py_ssize_t i, j, u, p, v, q, count
+    for i in range(size // width):       # a vector of columns at a time, all of one gate
+        j = low + i * width
+        u = j % s.stride                 # its first unit
+        dw = <real*>s.d_weight_ih + (j // s.stride * s.H + u) * V
+        for p in range(pieces(V, CHUNK)):
+            v = p * CHUNK
+            count = min(<Py_ssize_t>CHUNK, V - v)
+            transpose(count, block, CHUNK, sums + v * s.columns + i * width, s.columns, width)
             for q in range(min(width, s.H - u)):
-                add(dw + q * D + d, block + q * CHUNK, count)
+                add(dw + q * V + v, block + q * CHUNK, count)

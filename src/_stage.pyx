@@ -2,8 +2,8 @@
 
 Rows are shared out over the threads for the forward and the backward pass, output tiles for
 packing and for the weights' gradients. Where few rows need many weights, one thread goes through
-the passes, and a team shares each large product by columns. No sum is ever split, so the bits do
-not depend on the number of threads.
+the passes, and a team shares each large product by columns. The sums of a weight gradient are
+split in two at most, always the same, so the bits do not depend on the number of threads.
 """
 
 import os
@@ -14,7 +14,7 @@ from libc.string cimport memset
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
-from _plan cimport MOST, Band, Job, OverRows, Rule as CRule, Stage as CStage, address, row_count
+from _plan cimport MOST, Band, Job, OverRows, Portion, Rule as CRule, Stage as CStage, address, row_count
 
 cdef extern from "_threads.h" nogil:
     void rnn_parallel(Job job, void* argument, Py_ssize_t parts) noexcept
@@ -27,6 +27,8 @@ cdef enum:
     PART = 1 << 18               # and for each of its threads
     HEAVY = 3 << 19              # bytes of which one core's cache holds too little: a team does better than threads
     TEAM = 16                    # of fewer than so many rows each
+    HALF = 8                     # rows that each half of a batch must have for sums of its own,
+    SUMS = 1 << 20               # and bytes of these at most: a core's cache holds them
 
 cdef double SHARE = 1.5e6        # multiply-adds of a forward pass below which another thread does not pay
 
@@ -58,6 +60,14 @@ def set_num_threads(count):
 def get_num_threads():
     """Return how many threads are used at most."""
     return limit
+
+
+def halves_pay(N, T, work, size):
+    """Return whether each half of a batch has sums of its own for a weight gradient of so many bytes.
+
+    Of two threads, each then reads what it has computed itself. The number in use has no say: it must not change a bit.
+    """
+    return N >= 2 * HALF and size <= SUMS and N * T * work >= 2 * SHARE
 
 
 def num_threads_to_come():
@@ -180,7 +190,8 @@ cdef void pack_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept
     cdef Run* run = <Run*>argument
     cdef Py_ssize_t i
     for i in range(run.count):
-        run.stages[i].pack(run.stages[i].plan, run.stages[i].numbers, part, parts)
+        if run.stages[i].pack is not NULL:
+            run.stages[i].pack(run.stages[i].plan, run.stages[i].numbers, part, parts)
 
 
 cdef void zero_slice(void* start, Py_ssize_t size, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
@@ -206,11 +217,51 @@ cdef void prepare_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexc
         zero_slice(run.rules[i].grad, run.rules[i].grad_bytes, part, parts)
 
 
+cdef void accumulate_halves(const CStage* stage, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """An even number of threads has half of them for each half of the rows."""
+    cdef Shares halves
+    cdef Portion portion
+    cdef Py_ssize_t each = parts // 2 if parts % 2 == 0 else parts
+    cdef Py_ssize_t half
+    share_rows(stage, 2, &halves)
+    for half in range(2):
+        if each == parts or part // each == half:
+            portion = Portion(part % each, each, Band(halves.bounds[half], halves.bounds[half + 1], 0), half, part)
+            stage.accumulate(stage.plan, stage.numbers, &portion)
+
+
 cdef void accumulate_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    cdef Run* run = <Run*>argument
+    cdef CStage* stage
+    cdef Portion portion
+    cdef Py_ssize_t i
+    for i in range(run.count):
+        stage = run.stages[i]
+        if stage.halved:
+            accumulate_halves(stage, part, parts)
+        elif stage.accumulate is not NULL:
+            portion = Portion(part, parts, Band(0, stage.rows.N, 0), False, part)
+            stage.accumulate(stage.plan, stage.numbers, &portion)
+            if stage.gather is not NULL:
+                stage.gather(stage.plan, stage.numbers, part, parts)
+
+
+cdef void gather_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """Where there are halves, the others have done so."""
     cdef Run* run = <Run*>argument
     cdef Py_ssize_t i
     for i in range(run.count):
-        run.stages[i].accumulate(run.stages[i].plan, run.stages[i].numbers, part, parts)
+        if run.stages[i].halved:
+            run.stages[i].gather(run.stages[i].plan, run.stages[i].numbers, part, parts)
+
+
+cdef void accumulate(Run* run, Py_ssize_t parts) noexcept nogil:
+    cdef Py_ssize_t i
+    rnn_parallel(accumulate_tiles, run, parts)
+    for i in range(run.count):
+        if run.stages[i].halved:
+            rnn_parallel(gather_tiles, run, parts)
+            return
 
 
 cdef Py_ssize_t parts_for(const Run* run, double work) noexcept nogil:
@@ -291,7 +342,7 @@ cdef class Stage:
     def accumulate(self):
         """Add the gradients of the weights; after backward."""
         with nogil:
-            self.over(accumulate_tiles, False)
+            accumulate(&self.run_, parts_for(&self.run_, work_of(&self.run_)))
 
 
 cdef double work_of(const Run* run) noexcept nogil:
@@ -477,7 +528,7 @@ cdef class Step:
                 rnn_parallel(zero_tiles, run, run.parts)
             rnn_parallel(both_shares, run, run.shares.parts)
             finish(run)
-            rnn_parallel(accumulate_tiles, run, run.parts)
+            accumulate(run, run.parts)
         for i in range(run.rule_count):
             if factor != 1:
                 run.rules[i].scale(run.rules[i].plan, factor, 0, run.rules[i].size)

@@ -178,10 +178,23 @@ def test_large_recurrent_layers_equal_the_reference(level, dtype, cell, options,
         assert_close(recurrent_results(level, *case, dtype), expected, TOLERANCE[dtype], case)
 
 
+# Steps enough for the weights' gradients to be summed up for each half of the batch.
 @each_level
 @each_dtype
-def test_a_large_linear_layer_equals_the_reference(level, dtype):
-    assert_equal_to_reference(linear, level, dtype, rows=ragged(80, 9), I=700, O=800)
+@pytest.mark.parametrize(("cell", "options"), CELLS[:1] + CELLS[-3:])
+@pytest.mark.parametrize("D", [1, 3, 7, 12, 70])
+@pytest.mark.parametrize("variation", [{}, {"tokens": True}, {"reverse": True, "rest": True}])
+def test_long_recurrent_layers_equal_the_reference(level, dtype, cell, options, D, variation):
+    case = cell, options, (45, 60, D, 34), {"reverse": False} | variation, 0
+    expected = recurrent_results("numpy", *case, np.float64)
+    assert_close(recurrent_results(level, *case, dtype), expected, TOLERANCE[dtype], case)
+
+
+@each_level
+@each_dtype
+@pytest.mark.parametrize(("I", "O"), [(700, 800), (70, 90), (48, 5)])  # in one, in two halves
+def test_a_large_linear_layer_equals_the_reference(level, dtype, I, O):  # noqa: E741
+    assert_equal_to_reference(linear, level, dtype, rows=ragged(80, 9 if O > 5 else 160), I=I, O=O)
 
 
 @each_level
