@@ -119,17 +119,17 @@ cdef void sequence_forward(Sequence* s, real* gates, const Band* band) noexcept 
                      gates_ahead(s, i + 1, band, gates))
         if s.reset_after:
             gate_rows(s, &step, &s.groups[1], step.low, step.high, <const real*>NULL, 0, gates,
-                      back_or_forth(i))
-            kept_product(s, step.going - step.low, going, k + step.low * s.stride, back_or_forth(i))
+                      back_or_forth(s, i))
+            kept_product(s, step.going - step.low, going, k + step.low * s.stride, back_or_forth(s, i))
             kept_product(s, step.high - step.going, unless_zero(s, step.high - step.going, initial, s.h_row),
-                         k + step.going * s.stride, back_or_forth(i))
+                         k + step.going * s.stride, back_or_forth(s, i))
         for n in range(step.low, step.high):
             s.previous[step.row + n] = h_row_before(&step, n)
             reset_forward(s.stride, s.reset_after, z + n * s.width, h + s.previous[step.row + n] * s.h_row,
                           k + n * s.stride)
         if not s.reset_after:
             gate_product(s, &step, &s.groups[1], k + step.low * s.stride, k + step.going * s.stride,
-                         s.stride, gates, back_or_forth(i))
+                         s.stride, gates, back_or_forth(s, i))
         for n in range(step.low, step.high):
             h_now = h + (step.h_now + n) * s.h_row
             update_forward(s.stride, z + n * s.width, h + s.previous[step.row + n] * s.h_row, h_now)
@@ -157,14 +157,14 @@ cdef void sequence_backward(Sequence* s, real* gates, const Band* band) noexcept
         if not s.reset_after:
             fill_bytes(d_reset + step.low * s.stride, 0, count * s.stride * sizeof(real))
             hidden_gradient(s, &s.groups[1], step.low, step.high, gates + m * s.width + s.groups[1].begin, s.width,
-                            d_reset, back_or_forth(i))
+                            d_reset, back_or_forth(s, i))
         for n in range(step.low, step.high):
             reset_backward(s.stride, s.reset_after, gates + (step.row + n) * s.width,
                            h + s.previous[step.row + n] * s.h_row, kept + (step.row + n) * s.stride,
                            dh + n * s.stride, d_reset + n * s.stride)
         if s.reset_after:
             hidden_gradient(s, &s.groups[1], step.low, high, kept + m * s.stride, s.stride, dh,
-                            back_or_forth(i))
+                            back_or_forth(s, i))
         hidden_gradient(s, &s.groups[0], step.low, high, gates + m * s.width, s.width, dh,
                         gates_ahead(s, i - 1, band, gates))
         step_input_gradient(s, &step, gates)

@@ -49,6 +49,7 @@ cdef struct Sequence:
     Group groups[2]
     Py_ssize_t group_count
     bint single, reverse, training, tokens
+    Py_ssize_t steps             # of earlier sequences
     int kind                     # activation of an Elman cell
     bint reset_after             # of a GRU
     # Bound arrays
@@ -151,7 +152,7 @@ cdef inline Sequence* bind(
         s.states[i].final, s.states[i].d_final = address(final[i].value), address(final[i].grad)
     allocate(keep, s)
     s.stage.plan, s.stage.numbers = s, s.gates
-    s.stage.rows, s.stage.band = &s.rows, BAND
+    s.stage.rows, s.stage.band, s.stage.finish = &s.rows, BAND, count_steps
     s.stage.work = s.G * s.H * (s.H + s.D)
     s.stage.weights = s.G * s.H * s.H * (sizeof(float) if s.single else sizeof(double))
     return s
@@ -579,12 +580,18 @@ cdef inline void gate_product(
     """A group's gates of all rows of a step, from x and from the states of rows low .. and going .. ."""
     gate_rows(s, step, group, step.low, step.going, before, row, gates, ahead)
     gate_rows(s, step, group, step.going, step.high, unless_zero(s, step.high - step.going, initial, row), row, gates,
-              Ahead(NULL, 0, False))
+              Ahead(NULL, 0, ahead.back))
 
 
-cdef inline Ahead back_or_forth(Py_ssize_t i) noexcept nogil:
+cdef inline Ahead back_or_forth(const Sequence* s, Py_ssize_t i) noexcept nogil:
     """Nothing is wanted, but steps take turns with the order of panels."""
-    return Ahead(NULL, 0, i & 1)
+    return Ahead(NULL, 0, (s.steps + i) & 1)
+
+
+cdef inline void count_steps(void* plan) noexcept nogil:
+    """So that the next sequence, as short as a step of a stream, goes on with these turns."""
+    cdef Sequence* s = <Sequence*>plan
+    s.steps += s.rows.T
 
 
 cdef inline Ahead gates_ahead(
@@ -595,7 +602,7 @@ cdef inline Ahead gates_ahead(
     """
     cdef Step step
     if not s.training or band.last - band.first < ROWS or i < 0 or i >= s.rows.T:
-        return back_or_forth(i)
+        return back_or_forth(s, i)
     step = walk(s, i, band)
     return Ahead(gates + (step.row + step.low) * s.width, (step.high - step.low) * s.width * sizeof(real), False)
 
