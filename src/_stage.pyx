@@ -14,7 +14,9 @@ from libc.string cimport memset
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
-from _plan cimport MOST, Band, Job, OverRows, Portion, Rule as CRule, Stage as CStage, address, row_count
+from _plan cimport (
+    MOST, Band, Job, OverRows, Portion, Rows, Rule as CRule, Stage as CStage, address, buffer, row_count, span, spans,
+)
 
 cdef extern from "_threads.h" nogil:
     void rnn_parallel(Job job, void* argument, Py_ssize_t parts) noexcept
@@ -106,6 +108,12 @@ cdef void share_rows(const CStage* stage, Py_ssize_t parts, Shares* shares) noex
         shares.bounds[part] = N
 
 
+cdef struct Buffer:
+    char* rows
+    Py_ssize_t row_bytes
+    bint per_sequence            # N rows; else M
+
+
 cdef struct Run:
     CStage** stages
     Py_ssize_t count
@@ -113,8 +121,7 @@ cdef struct Run:
     CRule** rules
     Py_ssize_t rule_count
     bint fresh                   # the parameters' gradients begin from zero
-    void** buffers               # gradients of the data
-    Py_ssize_t* sizes            # in bytes
+    Buffer* buffers              # gradients of the data
     Py_ssize_t buffer_count
     bint teams                   # threads share products, not rows
     Py_ssize_t parts             # threads that share the output tiles of a training step
@@ -181,8 +188,22 @@ cdef void finish(const Run* run) noexcept nogil:
             run.stages[i].finish(run.stages[i].plan)
 
 
+cdef void zero_share(const Run* run, Py_ssize_t part) noexcept nogil:
+    """Zero the gradients of the data that backward_share adds to."""
+    cdef const Rows* rows = run.stages[0].rows
+    cdef Band band = Band(run.shares.bounds[part], run.shares.bounds[part + 1], 0)
+    cdef Py_ssize_t i, s, begin, count
+    cdef const Buffer* buffer
+    for i in range(run.buffer_count):
+        buffer = &run.buffers[i]
+        for s in range(spans(rows, buffer.per_sequence, &band)):
+            count = span(rows, buffer.per_sequence, s, &band, &begin)
+            memset(buffer.rows + begin * buffer.row_bytes, 0, count * buffer.row_bytes)
+
+
 cdef void both_shares(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     forward_share(argument, part, parts)
+    zero_share(<const Run*>argument, part)
     backward_share(argument, part, parts)
 
 
@@ -199,20 +220,11 @@ cdef void zero_slice(void* start, Py_ssize_t size, Py_ssize_t part, Py_ssize_t p
     memset(<char*>start + begin, 0, size * (part + 1) // parts - begin)
 
 
-cdef void zero_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """Zero the gradients of the data."""
-    cdef Run* run = <Run*>argument
-    cdef Py_ssize_t i
-    for i in range(run.buffer_count):
-        zero_slice(run.buffers[i], run.sizes[i], part, parts)
-
-
 cdef void prepare_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """Pack the weights and zero the gradients."""
+    """Pack the weights and zero their gradients."""
     cdef Run* run = <Run*>argument
     cdef Py_ssize_t i
     pack_tiles(argument, part, parts)
-    zero_tiles(argument, part, parts)
     for i in range(run.rule_count if run.fresh else 0):
         zero_slice(run.rules[i].grad, run.rules[i].grad_bytes, part, parts)
 
@@ -446,7 +458,7 @@ cdef class Step:
     ----------
     stages : list of Stage
         Forward order; the last is the loss.
-    buffers : list of ndarray
+    buffers : list of ndarray, (N * T, width) or (count, N, width)
         Gradients of the data, zeroed before the backward pass.
     rules : list of Rule
         One for each flat parameter, whose gradient is zeroed too.
@@ -469,17 +481,18 @@ cdef class Step:
 
     def __init__(self, stages, buffers, rules, settings, *, clip_norm=INFINITY, clip_value=INFINITY):
         self.keep = [stages, buffers, rules, settings]
-        self.run_.count, self.run_.rule_count, self.run_.buffer_count = len(stages), len(rules), len(buffers)
+        arrays = [rows for array in buffers for rows in (array if array.ndim == 3 else [array])]
+        self.run_.count, self.run_.rule_count, self.run_.buffer_count = len(stages), len(rules), len(arrays)
         self.run_.stages = <CStage**>pointers(self.keep, len(stages))
         self.run_.rules = <CRule**>pointers(self.keep, len(rules))
-        self.run_.buffers = pointers(self.keep, len(buffers))
-        self.run_.sizes = <Py_ssize_t*>pointers(self.keep, len(buffers))
+        buffer(self.keep, len(arrays) * sizeof(Buffer), <void**>&self.run_.buffers)
         for i, stage in enumerate(stages):
             self.run_.stages[i] = (<Stage>stage).stage
         for i, rule in enumerate(rules):
             self.run_.rules[i] = (<Rule>rule).rule
-        for i, array in enumerate(buffers):
-            self.run_.buffers[i], self.run_.sizes[i] = address(array), array.nbytes
+        for i, array in enumerate(arrays):
+            self.run_.buffers[i] = Buffer(
+                <char*>address(array), array.strides[0], len(array) == self.run_.stages[0].rows.N)
         self.settings = <double*>address(settings)
         self.value = <double*>address(stages[len(stages) - 1].value)
         self.run_.clip_norm, self.run_.clip_value = clip_norm, clip_value
@@ -524,8 +537,6 @@ cdef class Step:
         rnn_parallel(prepare_tiles, run, run.parts)
         for phase in range(1 if horizon[2] else max(<Py_ssize_t>1, horizon[0])):
             horizon[1] = phase
-            if phase > 0:
-                rnn_parallel(zero_tiles, run, run.parts)
             rnn_parallel(both_shares, run, run.shares.parts)
             finish(run)
             accumulate(run, run.parts)
