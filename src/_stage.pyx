@@ -193,12 +193,12 @@ cdef void zero_share(const Run* run, Py_ssize_t part) noexcept nogil:
     cdef const Rows* rows = run.stages[0].rows
     cdef Band band = Band(run.shares.bounds[part], run.shares.bounds[part + 1], 0)
     cdef Py_ssize_t i, s, begin, count
-    cdef const Buffer* buffer
+    cdef const Buffer* to
     for i in range(run.buffer_count):
-        buffer = &run.buffers[i]
-        for s in range(spans(rows, buffer.per_sequence, &band)):
-            count = span(rows, buffer.per_sequence, s, &band, &begin)
-            memset(buffer.rows + begin * buffer.row_bytes, 0, count * buffer.row_bytes)
+        to = &run.buffers[i]
+        for s in range(spans(rows, to.per_sequence, &band)):
+            count = span(rows, to.per_sequence, s, &band, &begin)
+            memset(to.rows + begin * to.row_bytes, 0, count * to.row_bytes)
 
 
 cdef void both_shares(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
