@@ -179,6 +179,7 @@ def _threads() -> Iterator[Line]:
 def _levels() -> Iterator[Line]:
     """Yield instruction-set levels below the best; a line without its first one is not run."""
     v4, v3, base = (replace(OWN, label=f"rnncore {k}", options={"level": k}) for k in ("v4", "v3", "base"))
+    yield Line("level-v4", TOKENS_256, (v4,), note="kernels v4", level="v4")
     yield Line("level-v3", TOKENS_256, (v3, v4, base), note="kernels v3", level="v3")
     yield Line("level-base", TOKENS_256, (base,), note="kernels base", level="base")
 

@@ -18,6 +18,7 @@ LEVELS = {  # compiler options and width of a register in bytes
     "v3": (["-march=x86-64-v3"], 32),
     "v4": (["-march=x86-64-v4", "-mprefer-vector-width=512"], 64),
 }
+LEVELS["amx"] = LEVELS["v4"]  # what tiles add is told in shares of the same peak
 PACKAGES = ("rnncore", "numpy", "torch", "jax", "keras", "onnxruntime")
 
 

@@ -1,7 +1,7 @@
 """Picks the kernels: NumPy's, or the compiled ones of an instruction-set level that this CPU runs.
 
 The choice is the highest level, unless the environment variable ``RNNCORE_KERNELS`` names another: numpy,
-base, v3 or v4. It is made when the kernels are first used, as ``kernels.active``.
+base, v3, v4 or amx. It is made when the kernels are first used, as ``kernels.active``.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ what the result held before, whatever the tile: so a row gives the same bits in 
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
-from _math cimport real
+from _math cimport pieces, real
+from _tiles cimport SIDE, TILES, tile_rows, tile_transposed, tiles_pay, tiles_size
 
 cdef extern from *:
     """
@@ -133,11 +134,6 @@ cdef inline Py_ssize_t panel_begin(Py_ssize_t p, Py_ssize_t N, real* kind) noexc
     return min(begin, padded(N, kind))
 
 
-cdef inline Py_ssize_t pieces(Py_ssize_t size, Py_ssize_t width) noexcept nogil:
-    """How many pieces of `width` cover `size`."""
-    return (size + width - 1) // width
-
-
 cdef inline Py_ssize_t padded(Py_ssize_t size, real* kind) noexcept nogil:
     """`size` rounded up to whole vectors."""
     cdef Py_ssize_t width = lanes(kind)
@@ -150,7 +146,8 @@ cdef inline Py_ssize_t panels_size(Py_ssize_t K, Py_ssize_t N, real* kind) noexc
 
 cdef inline Py_ssize_t scratch_size(Py_ssize_t N, real* kind) noexcept nogil:
     """Numbers that one thread needs for its blocks of a and b."""
-    return DEPTH * (STRIP + padded(min(N, <Py_ssize_t>COLUMNS), kind))
+    cdef Py_ssize_t size = DEPTH * (STRIP + padded(min(N, <Py_ssize_t>COLUMNS), kind))
+    return max(size, tiles_size(DEPTH, min(N, <Py_ssize_t>COLUMNS)) // <Py_ssize_t>sizeof(real)) if TILES else size
 
 
 # ---------------------------------------------------------------------------------------------
@@ -162,6 +159,21 @@ cdef struct Term:                # a (M, K) @ panels (K, N)
     const void* a
     Py_ssize_t a_row             # numbers from row to row
     const void* panels
+    bint tiled                   # whether these are tiles; such terms come last
+
+
+cdef struct Weights:             # (K, N), packed
+    void* panels
+    void* tiles                  # for many rows, where they pay; or NULL
+
+
+cdef inline Term term_of(
+    Py_ssize_t K, const void* a, Py_ssize_t a_row, const Weights* weights, bint few,
+) noexcept nogil:
+    """a @ weights; of few rows with their panels, even if there are tiles."""
+    if weights.tiles is NULL or few:
+        return Term(K, a, a_row, weights.panels, False)
+    return Term(K, a, a_row, weights.tiles, True)
 
 
 cdef struct Gemm:
@@ -181,6 +193,15 @@ cdef struct Gemm:
         const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
         const double* a, Py_ssize_t a_row, const double* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
         double* c, Py_ssize_t c_row, double* scratch, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
+    # Of floats, where tiles pay
+    void (*product_tiles)(
+        Py_ssize_t M, Py_ssize_t N, const float* start, Py_ssize_t start_row, const Py_ssize_t* ids,
+        const Term* terms, Py_ssize_t count, float* c, Py_ssize_t c_row,
+        const void* ahead, Py_ssize_t ahead_size, bint back) noexcept nogil
+    void (*outer_product_tiles)(
+        const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
+        const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
+        float* c, Py_ssize_t c_row, float* scratch, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
 
 
 cdef inline const Gemm* gemm_of(object module_name) except NULL:
@@ -206,17 +227,20 @@ cdef inline void product(
     What lies ahead comes into the cache meanwhile.
     """
     if real is float:
-        gemm.product_f(M, N, start, start_row, ids, terms, count, c, c_row, ahead.place, ahead.size, ahead.back)
+        if TILES and count > 0 and terms[count - 1].tiled:
+            gemm.product_tiles(M, N, start, start_row, ids, terms, count, c, c_row, ahead.place, ahead.size, ahead.back)
+        else:
+            gemm.product_f(M, N, start, start_row, ids, terms, count, c, c_row, ahead.place, ahead.size, ahead.back)
     else:
         gemm.product_d(M, N, start, start_row, ids, terms, count, c, c_row, ahead.place, ahead.size, ahead.back)
 
 
 cdef inline void add_product(
     const Gemm* gemm, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
-    const real* a, Py_ssize_t a_row, const real* panels, real* c, Py_ssize_t c_row,
+    const real* a, Py_ssize_t a_row, const Weights* weights, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
-    """c (M, N) += a (M, K) @ panels (K, N)."""
-    cdef Term term = Term(K, a, a_row, panels)
+    """c (M, N) += a (M, K) @ weights (K, N)."""
+    cdef Term term = term_of(K, a, a_row, weights, False)
     product(gemm, M, N, c, c_row, NULL, &term, 1, c, c_row, Ahead(NULL, 0, False))
 
 
@@ -232,26 +256,33 @@ cdef inline void outer_product(
     of every group. `scratch` holds scratch_size(N) numbers.
     """
     if real is float:
-        gemm.outer_product_f(rows, K, groups, size, stride, N, a, a_row, b, b_row, b_rows, c, c_row, scratch, part,
-                             parts)
+        if tiles_pay(size, size, N, c):
+            gemm.outer_product_tiles(rows, K, groups, size, stride, N, a, a_row, b, b_row, b_rows, c, c_row, scratch,
+                                     part, parts)
+        else:
+            gemm.outer_product_f(rows, K, groups, size, stride, N, a, a_row, b, b_row, b_rows, c, c_row, scratch, part,
+                                 parts)
     else:
         gemm.outer_product_d(rows, K, groups, size, stride, N, a, a_row, b, b_row, b_rows, c, c_row, scratch, part,
                              parts)
 
 
-cdef inline Py_ssize_t tile_row(Py_ssize_t size, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+cdef inline Py_ssize_t tile_row(
+    Py_ssize_t size, Py_ssize_t N, Py_ssize_t part, Py_ssize_t parts, real* kind,
+) noexcept nogil:
     """The row of a group that a part's tiles of such a product begin with."""
-    return min(pieces(size, ROWS) * part // parts * ROWS, size)
+    cdef Py_ssize_t height = SIDE if tiles_pay(size, size, N, kind) else ROWS
+    return min(pieces(size, height) * part // parts * height, size)
 
 
 cdef inline void zero_tiles(
     real* c, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t N, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
     """c (groups * size, N) = 0, a part's tiles."""
-    cdef Py_ssize_t low = tile_row(size, part, parts)
+    cdef Py_ssize_t low = tile_row(size, N, part, parts, c)
     cdef Py_ssize_t g
     for g in range(groups):
-        fill_bytes(c + (g * size + low) * N, 0, (tile_row(size, part + 1, parts) - low) * N * sizeof(real))
+        fill_bytes(c + (g * size + low) * N, 0, (tile_row(size, N, part + 1, parts, c) - low) * N * sizeof(real))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -294,17 +325,24 @@ cdef inline void transpose(
 
 
 cdef inline void pack_transposed(
-    real* panels, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t K,
-    Py_ssize_t first, Py_ssize_t last,
+    const Weights* weights, bint few, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size,
+    Py_ssize_t stride, Py_ssize_t K, Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
-    """Panels (K, groups * stride) of w.T, for w (groups * size, K): units first .. last-1 of all gates.
+    """Weights (K, groups * stride) of w.T, for w (groups * size, K): units first .. last-1 of all gates.
 
-    `first` begins a vector of columns: these are filled together, since they share cache lines.
+    `few`: whether there are products of few rows. `first` begins a vector of columns: these are filled together,
+    since they share cache lines.
     """
+    cdef real* panels = <real*>weights.panels
     cdef Py_ssize_t width = lanes(panels)
     cdef Py_ssize_t g, i, u, step, count
     cdef const real* source
     cdef real* column
+    if real is float:
+        if weights.tiles is not NULL:
+            tile_transposed(<char*>weights.tiles, w, w_row, groups, size, stride, K, first, last)
+    if weights.tiles is not NULL and not few:
+        return
     for g in range(groups):
         for i in range(first // width, pieces(last, width)):
             u = i * width
@@ -324,14 +362,20 @@ cdef inline void copy_columns(real* to, const real* source, Py_ssize_t columns) 
 
 
 cdef inline void pack(
-    real* panels, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
-    Py_ssize_t first, Py_ssize_t last,
+    const Weights* weights, bint few, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size,
+    Py_ssize_t stride, Py_ssize_t N, Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
-    """Panels (groups * stride, N) of w (groups * size, N), the same units; rows of padding stay zero."""
+    """Weights (groups * stride, N) of w (groups * size, N), the same units; rows of padding stay zero."""
+    cdef real* panels = <real*>weights.panels
     cdef Py_ssize_t K = groups * stride
     cdef Py_ssize_t g, u, p, j, step, columns
     cdef const real* source
     cdef real* place
+    if real is float:
+        if weights.tiles is not NULL:
+            tile_rows(<char*>weights.tiles, w, w_row, groups, size, stride, N, first, last)
+    if weights.tiles is not NULL and not few:
+        return
     for p in range(panel_count(N, panels)):
         j = panel_begin(p, N, panels)
         columns = min(panel_begin(p + 1, N, panels), N) - j

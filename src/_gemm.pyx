@@ -4,10 +4,11 @@ from cpython.pycapsule cimport PyCapsule_New
 
 from _gemm cimport (
     ASKS, BAND, COLUMNS, DEPTH, FLOATS, IN_PARTS, NARROW_VECTORS, ROWS, STRIP, VECTORS, Gemm, Term, copy_bytes,
-    copy_columns, fill_bytes, lanes, padded, panel_begin, panel_count, panel_width, pieces, prefetch, prefetch_far,
+    copy_columns, fill_bytes, lanes, padded, panel_begin, panel_count, panel_width, prefetch, prefetch_far,
     prefetch_near, tile_row, two_and_two,
 )
-from _math cimport real
+from _math cimport pieces, real
+from _tiles cimport Start, add_outer_tiles, add_tile_product, tile_some_rows, tiles_begin, tiles_end
 
 # ---------------------------------------------------------------------------------------------
 # Tiles. `asks`, `rows`, `panels`, `width` and `narrow` are constants wherever these are inlined, so that the
@@ -371,8 +372,8 @@ cdef void multiply_outer(
 ) noexcept nogil:
     cdef real* strip = scratch
     cdef real* panels = scratch + DEPTH * STRIP
-    cdef Py_ssize_t low = tile_row(size, part, parts)
-    cdef Py_ssize_t high = tile_row(size, part + 1, parts)
+    cdef Py_ssize_t low = tile_row(size, N, part, parts, c)
+    cdef Py_ssize_t high = tile_row(size, N, part + 1, parts, c)
     # Whole tiles of a are not worth packing, where so many rows lie on few pages.
     cdef bint near = DEPTH * a_row * <Py_ssize_t>sizeof(real) <= NEAR
     cdef Py_ssize_t p, j, columns, g, r, i, width
@@ -588,10 +589,55 @@ cdef inline void outer_tile(
             c[r * c_row + q] = sums[r * width + q]
 
 
+cdef void multiply_tiles(
+    Py_ssize_t M, Py_ssize_t N, const float* start, Py_ssize_t start_row, const Py_ssize_t* ids,
+    const Term* terms, Py_ssize_t count, float* c, Py_ssize_t c_row, const void* ahead, Py_ssize_t ahead_size,
+    bint back,
+) noexcept nogil:
+    """The same, where the last terms are tiles: they are added to what the others give."""
+    cdef Py_ssize_t others = count
+    cdef Py_ssize_t t
+    cdef Start from_ = Start(start, start_row, ids)
+    if start is c:
+        from_.rows = NULL
+    while others > 0 and terms[others - 1].tiled:
+        others -= 1
+    if others > 0:
+        multiply(M, N, start, start_row, ids, terms, others, c, c_row, ahead, ahead_size, back)
+        from_.rows, ahead_size = NULL, 0
+    for t in range(others, count if M > 0 and N > 0 else 0):
+        add_tile_product(M, N, terms[t].K, from_, <const float*>terms[t].a, terms[t].a_row,
+                         <const char*>terms[t].panels, c, c_row, <const char*>ahead, ahead_size)
+        from_.rows, ahead_size = NULL, 0
+
+
+cdef void multiply_outer_tiles(
+    const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
+    const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
+    float* c, Py_ssize_t c_row, float* scratch, Py_ssize_t part, Py_ssize_t parts,
+) noexcept nogil:
+    cdef Py_ssize_t low = tile_row(size, N, part, parts, c)
+    cdef Py_ssize_t high = tile_row(size, N, part + 1, parts, c)
+    cdef char* tiles = <char*>scratch
+    cdef Py_ssize_t p, j, columns, g
+    if K == 0:
+        return
+    tiles_begin()
+    for p in range(pieces(N, COLUMNS)):
+        j = p * COLUMNS
+        columns = min(<Py_ssize_t>COLUMNS, N - j)
+        tile_some_rows(tiles, rows, K, columns, b + j, b_row, b_rows)
+        for g in range(groups):
+            add_outer_tiles(rows, K, low, high, columns, a + g * stride, a_row, tiles, c + g * size * c_row + j, c_row)
+    tiles_end()
+
+
 cdef Gemm table
 table.product_f = multiply[float]
 table.product_d = multiply[double]
 table.outer_product_f = multiply_outer[float]
 table.outer_product_d = multiply_outer[double]
+table.product_tiles = multiply_tiles
+table.outer_product_tiles = multiply_outer_tiles
 
 capsule = PyCapsule_New(&table, "rnncore.Gemm", NULL)

@@ -15,7 +15,8 @@ from _sequence cimport (
     Sequence, Step, add_initial_gradient, add_sums, add_units, arriving_gradient, back_or_forth, bind, gate_product,
     gate_rows, gates_ahead, h_row_before, handed_on, hidden_gradient, hidden_sums, hidden_weight_gradients,
     input_product, input_weight_gradients, kept_rows, late_input_gradient, load_final_gradient, load_initial, numbers,
-    pack_weights, step_input_gradient, store_final, store_output, sums_of, team_product, unless_zero, walk, zero_sums,
+    pack_weights, step_input_gradient, step_term, store_final, store_output, sums_of, team_product, unless_zero, walk,
+    zero_sums,
 )
 
 from rnncore._stage import Stage
@@ -89,10 +90,10 @@ cdef inline void update_backward(
 
 
 cdef inline void kept_product(
-    const Sequence* s, Py_ssize_t rows, const real* h, real* kept, Ahead ahead,
+    const Sequence* s, Py_ssize_t t, Py_ssize_t rows, const real* h, real* kept, Ahead ahead,
 ) noexcept nogil:
     """kept = W_hn h + b_hn, without the product where h is NULL"""
-    cdef Term hidden = Term(s.H, h, s.h_row, s.groups[1].hidden_panels)
+    cdef Term hidden = step_term(s, t, s.H, h, s.h_row, &s.groups[1].hidden)
     team_product(s, rows, s.stride, <const real*>s.bias_n, 0, NULL, &hidden, h is not NULL, kept, s.stride,
                  ahead)
 
@@ -120,8 +121,8 @@ cdef void sequence_forward(Sequence* s, real* gates, const Band* band) noexcept 
         if s.reset_after:
             gate_rows(s, &step, &s.groups[1], step.low, step.high, <const real*>NULL, 0, gates,
                       back_or_forth(s, i))
-            kept_product(s, step.going - step.low, going, k + step.low * s.stride, back_or_forth(s, i))
-            kept_product(s, step.high - step.going, unless_zero(s, step.high - step.going, initial, s.h_row),
+            kept_product(s, step.t, step.going - step.low, going, k + step.low * s.stride, back_or_forth(s, i))
+            kept_product(s, step.t, step.high - step.going, unless_zero(s, step.high - step.going, initial, s.h_row),
                          k + step.going * s.stride, back_or_forth(s, i))
         for n in range(step.low, step.high):
             s.previous[step.row + n] = h_row_before(&step, n)
@@ -156,16 +157,16 @@ cdef void sequence_backward(Sequence* s, real* gates, const Band* band) noexcept
         m = step.row + step.low
         if not s.reset_after:
             fill_bytes(d_reset + step.low * s.stride, 0, count * s.stride * sizeof(real))
-            hidden_gradient(s, &s.groups[1], step.low, step.high, gates + m * s.width + s.groups[1].begin, s.width,
-                            d_reset, back_or_forth(s, i))
+            hidden_gradient(s, &step, &s.groups[1], step.low, step.high, gates + m * s.width + s.groups[1].begin,
+                            s.width, d_reset, back_or_forth(s, i))
         for n in range(step.low, step.high):
             reset_backward(s.stride, s.reset_after, gates + (step.row + n) * s.width,
                            h + s.previous[step.row + n] * s.h_row, kept + (step.row + n) * s.stride,
                            dh + n * s.stride, d_reset + n * s.stride)
         if s.reset_after:
-            hidden_gradient(s, &s.groups[1], step.low, high, kept + m * s.stride, s.stride, dh,
+            hidden_gradient(s, &step, &s.groups[1], step.low, high, kept + m * s.stride, s.stride, dh,
                             back_or_forth(s, i))
-        hidden_gradient(s, &s.groups[0], step.low, high, gates + m * s.width, s.width, dh,
+        hidden_gradient(s, &step, &s.groups[0], step.low, high, gates + m * s.width, s.width, dh,
                         gates_ahead(s, i - 1, band, gates))
         step_input_gradient(s, &step, gates)
     add_initial_gradient(s, &s.states[0], dh, band)

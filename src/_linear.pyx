@@ -1,14 +1,15 @@
 """Stages without a memory: linear maps, embeddings, dropout."""
 
 from _gemm cimport (
-    DEPTH, Ahead, Gemm, Term, add_product, copy_bytes, fill_bytes, gemm_of, outer_product, pack, pack_transposed,
-    panels_size, product, scratch_size, zero_tiles,
+    DEPTH, Ahead, Gemm, Term, Weights, add_product, copy_bytes, fill_bytes, gemm_of, outer_product, pack,
+    pack_transposed, panels_size, product, scratch_size, term_of, zero_tiles,
 )
 from _math cimport real
 from _plan cimport (
     Band, Blocks, OverPortion, OverRows, OverTiles, Portion, Rows, Stage as CStage, add, add_rows, add_share, address,
     buffer, next_block, packed_rows, row_count, row_stride, share, span, spans, stage_capsule,
 )
+from _tiles cimport tiles_pay, tiles_size
 
 from rnncore._stage import Stage, halves_pay, num_threads_to_come
 
@@ -29,8 +30,8 @@ cdef struct Dense:
     const void* bias             # (O,); the zeros where there is none
     void* d_weight
     void* d_bias
-    void* panels                 # (I, O)  x -> y
-    void* back_panels            # (O, I)  dy -> dx
+    Weights forth                # (I, O)  x -> y
+    Weights back                 # (O, I)  dy -> dx
     void* sums                   # (O,)    of dy, where the stage is halved for each half of the batch
     void* second                 # (O, I)  d_weight of the second half
     void* scratch                # blocks of the weight gradient, one for each thread
@@ -60,12 +61,23 @@ cdef Dense* bind(list keep, object rows, object x, object y) except NULL:
 # ---------------------------------------------------------------------------------------------
 # y = x W^T + b
 
+cdef int packed(list keep, const Dense* s, bint single, Py_ssize_t K, Py_ssize_t N, Weights* weights) except -1:
+    """Room for weights (K, N); as tiles in training alone, as in _sequence.pxd."""
+    if single and s.d_weight is not NULL and tiles_pay(s.rows.N, K, N, <float*>NULL):
+        buffer(keep, tiles_size(K, N), &weights.tiles)
+    elif single:
+        buffer(keep, sizeof(float) * panels_size(K, N, <float*>NULL), &weights.panels)
+    else:
+        buffer(keep, sizeof(double) * panels_size(K, N, <double*>NULL), &weights.panels)
+    return 0
+
+
 cdef void linear_pack(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     cdef Py_ssize_t first = share(s.O, part, parts)
     cdef Py_ssize_t last = share(s.O, part + 1, parts)
-    pack_transposed(<real*>s.panels, <const real*>s.weight, s.I, 1, s.O, s.O, s.I, first, last)
+    pack_transposed(&s.forth, False, <const real*>s.weight, s.I, 1, s.O, s.O, s.I, first, last)
     if s.dx is not NULL:
-        pack(<real*>s.back_panels, <const real*>s.weight, s.I, 1, s.O, s.O, s.I, first, last)
+        pack(&s.back, False, <const real*>s.weight, s.I, 1, s.O, s.O, s.I, first, last)
 
 
 cdef void linear_forward(Dense* s, real* y, const Band* band) noexcept nogil:
@@ -73,7 +85,7 @@ cdef void linear_forward(Dense* s, real* y, const Band* band) noexcept nogil:
     cdef Term x
     for i in range(spans(&s.rows, s.last, band)):
         count = span(&s.rows, s.last, i, band, &begin)
-        x = Term(s.I, <const real*>s.x + begin * s.x_row, s.x_row, s.panels)
+        x = term_of(s.I, <const real*>s.x + begin * s.x_row, s.x_row, &s.forth, False)
         product(s.gemm, count, s.O, <const real*>s.bias, 0, NULL, &x, 1, y + begin * s.y_row, s.y_row,
                 Ahead(NULL, 0, False))
 
@@ -86,7 +98,7 @@ cdef void linear_backward(Dense* s, real* y, const Band* band) noexcept nogil:
     for i in range(spans(&s.rows, s.last, band)):
         count = span(&s.rows, s.last, i, band, &begin)
         add_product(s.gemm, count, s.I, s.O, <const real*>s.dy + begin * s.dy_row, s.dy_row,
-                    <const real*>s.back_panels, <real*>s.dx + begin * s.dx_row, s.dx_row)
+                    &s.back, <real*>s.dx + begin * s.dx_row, s.dx_row)
 
 
 cdef void linear_accumulate(Dense* s, real* y, const Portion* portion) noexcept nogil:
@@ -135,10 +147,8 @@ class Linear(Stage):
             buffer(keep, size * s.O, &s.zeros)
             s.bias = s.zeros
         s.scratch_size = scratch_size(s.I, <float*>NULL) if single else scratch_size(s.I, <double*>NULL)
-        buffer(keep, size * (
-            panels_size(s.I, s.O, <float*>NULL) if single else panels_size(s.I, s.O, <double*>NULL)), &s.panels)
-        buffer(keep, size * (
-            panels_size(s.O, s.I, <float*>NULL) if single else panels_size(s.O, s.I, <double*>NULL)), &s.back_panels)
+        packed(keep, s, single, s.I, s.O, &s.forth)
+        packed(keep, s, single, s.O, s.I, &s.back)
         if s.d_weight is not NULL:
             s.stage.halved = halves_pay(s.rows.N, 1 if last else s.rows.T, s.stage.work, size * s.O * s.I)
             buffer(keep, size * s.O * (1 + s.stage.halved), &s.sums)

@@ -13,6 +13,12 @@ ctypedef fused real:
     float
     double
 
+
+cdef inline Py_ssize_t pieces(Py_ssize_t size, Py_ssize_t width) noexcept nogil:
+    """How many pieces of `width` cover `size`."""
+    return (size + width - 1) // width
+
+
 cdef extern from *:
     """
     #include <stdint.h>

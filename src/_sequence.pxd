@@ -11,14 +11,16 @@ through it.
 """
 
 from _gemm cimport (
-    BAND, ROWS, STRIP, Ahead, Gemm, Term, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack, pack_transposed,
-    padded, panel_begin, panel_count, panels_size, pieces, product, scratch_size, transpose, zero_tiles,
+    BAND, ROWS, STRIP, Ahead, Gemm, Term, Weights, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
+    pack_transposed, padded, panel_begin, panel_count, panels_size, product, scratch_size, term_of, transpose,
+    zero_tiles,
 )
-from _math cimport real
+from _math cimport pieces, real
 from _plan cimport (
     LITTLE, Band, Blocks, Packed, Portion, Rows, Stage, add, add_rows, add_share, address, buffer, cut, fingerprint,
     known, packed_rows, row_stride, rows_below, share, span, spans, uint64_t, whole_batch,
 )
+from _tiles cimport TILED_ROWS, TILES, tiles_pay, tiles_place, tiles_size
 
 cdef enum:
     CHUNK = 64                   # rows of an input product that is ahead of the steps
@@ -34,9 +36,9 @@ cdef struct State:               # h, and c for an LSTM; each (N, H)
 cdef struct Group:               # gates that one product serves: all, but a GRU's n stands alone
     Py_ssize_t gate, count       # its first gate, and how many
     Py_ssize_t begin, columns    # where they lie in a row of gates
-    void* input_panels           # (D, columns)     x -> gates
-    void* hidden_panels          # (H, columns)     h -> gates
-    void* hidden_back_panels     # (columns, H)     dz -> dh
+    Weights input                # (D, columns)     x -> gates
+    Weights hidden               # (H, columns)     h -> gates
+    Weights hidden_back          # (columns, H)     dz -> dh
 
 cdef struct Sequence:
     Stage stage
@@ -98,7 +100,7 @@ cdef struct Sequence:
     void* bias_n_sums            # (stride,)  and of a GRU's gradient of W_hn h + b_hn
     void* second_hh              # (G*H, H)  d_weight_hh of the second half
     void* second_ih              # (G*H, D)  and d_weight_ih, unless d_table has it
-    void* input_back_panels      # (width, D)     dz -> dx
+    Weights input_back           # (columns, D)   dz -> dx
     Packed packed                # inference alone
     void* scratch                # blocks of the weight gradients, one for each thread
     Py_ssize_t scratch_size
@@ -186,18 +188,18 @@ cdef inline int allocate(list keep, Sequence* s) except -1:
     numbers(keep, s, s.columns, &s.bias)
     for i in range(s.group_count):
         group = &s.groups[i]
-        panels(keep, s, s.H, group.columns, &group.hidden_panels)
-        if not s.tokens:
-            panels(keep, s, s.D, group.columns, &group.input_panels)
+        packed(keep, s, s.H, group.columns, True, &group.hidden)
+        if not s.tokens:             # of two terms, that of x is the first, and tiles come last
+            packed(keep, s, s.D, group.columns, group.hidden.tiles is not NULL, &group.input)
         if s.training:
-            panels(keep, s, group.columns, s.H, &group.hidden_back_panels)
+            packed(keep, s, group.columns, s.H, True, &group.hidden_back)
     if s.tokens:
         numbers(keep, s, s.V * s.width, &s.table)
     if not s.training:
         return 0
     numbers(keep, s, N * s.stride, &s.dh)
     if s.dx is not NULL:
-        panels(keep, s, s.columns, s.D, &s.input_back_panels)
+        packed(keep, s, s.columns, s.D, True, &s.input_back)
     from rnncore._stage import halves_pay, num_threads_to_come
     s.stage.halved = halves_pay(N, s.rows.T, weights, weights * (sizeof(float) if s.single else sizeof(double)))
     if s.stage.halved:
@@ -226,8 +228,18 @@ cdef inline int numbers(list keep, const Sequence* s, Py_ssize_t count, void** p
     return buffer(keep, count * (sizeof(float) if s.single else sizeof(double)), place)
 
 
-cdef inline int panels(list keep, const Sequence* s, Py_ssize_t K, Py_ssize_t N, void** place) except -1:
-    return numbers(keep, s, panels_size(K, N, <float*>NULL) if s.single else panels_size(K, N, <double*>NULL), place)
+cdef inline int packed(
+    list keep, const Sequence* s, Py_ssize_t K, Py_ssize_t N, bint may_tile, Weights* weights,
+) except -1:
+    """Room for weights (K, N).
+
+    There are tiles in training alone. A prediction gives a sequence the same bits in a batch, by itself and streamed;
+    but tiles are slow for few rows, and round in another way than panels.
+    """
+    numbers(keep, s, panels_size(K, N, <float*>NULL) if s.single else panels_size(K, N, <double*>NULL), &weights.panels)
+    if s.single and s.training and may_tile and tiles_pay(s.rows.N, K, N, <float*>NULL):
+        buffer(keep, tiles_size(K, N), &weights.tiles)
+    return 0
 
 
 # ---------------------------------------------------------------------------------------------
@@ -389,6 +401,7 @@ cdef inline void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssiz
     cdef const real* w_ih = <const real*>s.weight_ih
     cdef const real* w_hh = <const real*>s.weight_hh
     cdef real* bias = <real*>s.bias
+    cdef bint few = has_small_steps(s)
     cdef Py_ssize_t i, at
     cdef const Group* group
     if not s.training and s.stage.weights >= LITTLE and known(
@@ -401,14 +414,29 @@ cdef inline void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssiz
     for i in range(s.group_count):
         group = &s.groups[i]
         at = group.gate * s.H
-        pack_transposed(<real*>group.hidden_panels, w_hh + at * s.H, s.H, group.count, s.H, s.stride, s.H, first, last)
+        pack_transposed(&group.hidden, few, w_hh + at * s.H, s.H, group.count, s.H, s.stride, s.H, first, last)
         if not s.tokens:
-            pack_transposed(<real*>group.input_panels, w_ih + at * s.D, s.D, group.count, s.H, s.stride, s.D,
-                            first, last)
+            pack_transposed(&group.input, few, w_ih + at * s.D, s.D, group.count, s.H, s.stride, s.D, first, last)
         if s.training:
-            pack(<real*>group.hidden_back_panels, w_hh + at * s.H, s.H, group.count, s.H, s.stride, s.H, first, last)
+            pack(&group.hidden_back, few, w_hh + at * s.H, s.H, group.count, s.H, s.stride, s.H, first, last)
     if s.dx is not NULL:
-        pack(<real*>s.input_back_panels, w_ih, s.D, s.G, s.H, s.stride, s.D, first, last)
+        pack(&s.input_back, few, w_ih, s.D, s.G, s.H, s.stride, s.D, first, last)
+
+
+cdef inline bint small_step(const Sequence* s, Py_ssize_t t) noexcept nogil:
+    """Whether a step has too few rows for tiles; all of them, so that threads do not matter."""
+    return s.rows.counts[t] < TILED_ROWS
+
+
+cdef inline bint has_small_steps(const Sequence* s) noexcept nogil:
+    return s.rows.T > 0 and small_step(s, s.rows.T - 1)
+
+
+cdef inline Term step_term(
+    const Sequence* s, Py_ssize_t t, Py_ssize_t K, const void* a, Py_ssize_t a_row, const Weights* weights,
+) noexcept nogil:
+    """A term of a product of step t."""
+    return term_of(K, a, a_row, weights, small_step(s, t))
 
 
 cdef inline uint64_t weights_print(
@@ -467,16 +495,25 @@ cdef struct Shared:              # a product that threads share by panels
     bint back
 
 
+cdef inline Py_ssize_t shared_column(Py_ssize_t N, Py_ssize_t part, Py_ssize_t parts, real* kind) noexcept nogil:
+    """Where a part's columns begin: at a panel, and where there may be tiles at two, with which tiles begin too."""
+    cdef Py_ssize_t each = 2 if TILES and real is float else 1
+    cdef Py_ssize_t count = pieces(panel_count(N, kind), each)
+    return N if part == parts else min(panel_begin(count * part // parts * each, N, kind), N)
+
+
 cdef inline void some_columns(Shared* p, Py_ssize_t part, Py_ssize_t parts, real* kind) noexcept nogil:
     """One thread's panels. They begin where they would in a product of their own, and end like that."""
-    cdef Py_ssize_t count = panel_count(p.N, kind)
-    cdef Py_ssize_t low = panel_begin(count * part // parts, p.N, kind)
-    cdef Py_ssize_t high = min(panel_begin(count * (part + 1) // parts, p.N, kind), p.N)
+    cdef Py_ssize_t low = shared_column(p.N, part, parts, kind)
+    cdef Py_ssize_t high = shared_column(p.N, part + 1, parts, kind)
     cdef Term terms[2]
     cdef Py_ssize_t t
     for t in range(p.count):
         terms[t] = p.terms[t]
-        terms[t].panels = <const real*>terms[t].panels + low * terms[t].K
+        if terms[t].tiled:
+            terms[t].panels = tiles_place(<char*>terms[t].panels, terms[t].K, 0, low)
+        else:
+            terms[t].panels = <const real*>terms[t].panels + low * terms[t].K
     product(p.gemm, p.M, high - low, <const real*>p.start + low, p.start_row, p.ids, terms, p.count,
             <real*>p.c + low, p.c_row, Ahead(NULL, 0, p.back))
 
@@ -527,13 +564,9 @@ cdef inline void input_rows(const Sequence* s, real* gates, Py_ssize_t begin, Py
     cdef const Group* group
     for i in range(s.group_count):
         group = &s.groups[i]
-        x = input_term(s, group, begin, gates)
+        x = Term(s.D, <const real*>s.x + begin * s.x_row, s.x_row, group.input.panels, False)
         team_product(s, count, group.columns, <const real*>s.bias + group.begin, 0, NULL, &x, 1, gates + group.begin,
                      s.width, Ahead(NULL, 0, False))
-
-
-cdef inline Term input_term(const Sequence* s, const Group* group, Py_ssize_t row, real* kind) noexcept nogil:
-    return Term(s.D, <const real*>s.x + row * s.x_row, s.x_row, group.input_panels)
 
 
 cdef inline void gate_rows(
@@ -551,10 +584,10 @@ cdef inline void gate_rows(
         start, ids = <const real*>s.table + group.begin, s.ids + step.row + low
     elif s.chunk == 1:
         start, start_row = <const real*>s.bias + group.begin, 0
-        terms[0] = input_term(s, group, step.row + low, gates)
+        terms[0] = step_term(s, step.t, s.D, <const real*>s.x + (step.row + low) * s.x_row, s.x_row, &group.input)
         count = 1
     if hidden is not NULL:
-        terms[count] = Term(s.H, hidden, hidden_row, group.hidden_panels)
+        terms[count] = step_term(s, step.t, s.H, hidden, hidden_row, &group.hidden)
         count += 1
     team_product(s, high - low, group.columns, start, start_row, ids, terms, count, c, s.width, ahead)
 
@@ -613,21 +646,24 @@ cdef inline Py_ssize_t handed_on(const Sequence* s, const Step* step) noexcept n
 
 
 cdef inline void hidden_gradient(
-    const Sequence* s, const Group* group, Py_ssize_t low, Py_ssize_t high, const real* dz, Py_ssize_t dz_row, real* dh,
+    const Sequence* s, const Step* step, const Group* group, Py_ssize_t low, Py_ssize_t high,
+    const real* dz, Py_ssize_t dz_row, real* dh,
     Ahead ahead,
 ) noexcept nogil:
     """dh += dz @ weight_hh for rows low .. high-1; dz points at row low's of the group, dh at row 0's.
 
     Padding stays zero.
     """
-    cdef Term term = Term(group.columns, dz, dz_row, group.hidden_back_panels)
+    cdef Term term = step_term(s, step.t, group.columns, dz, dz_row, &group.hidden_back)
     dh += low * s.stride
     team_product(s, high - low, s.stride, dh, s.stride, NULL, &term, 1, dh, s.stride, ahead)
 
 
-cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t begin, Py_ssize_t count) noexcept nogil:
-    """dx += dz @ weight_ih for some packed rows."""
-    cdef Term term = Term(s.columns, dz + begin * s.width, s.width, s.input_back_panels)
+cdef inline void input_gradient(
+    const Sequence* s, Py_ssize_t t, const real* dz, Py_ssize_t begin, Py_ssize_t count,
+) noexcept nogil:
+    """dx += dz @ weight_ih for some packed rows of step t."""
+    cdef Term term = step_term(s, t, s.columns, dz + begin * s.width, s.width, &s.input_back)
     cdef real* dx = <real*>s.dx + begin * s.dx_row
     team_product(s, count, s.D, dx, s.dx_row, NULL, &term, 1, dx, s.dx_row, Ahead(NULL, 0, False))
 
@@ -635,7 +671,7 @@ cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t be
 cdef inline void step_input_gradient(const Sequence* s, const Step* step, const real* dz) noexcept nogil:
     """dx of a step, whose dz is still in the cache."""
     if s.dx is not NULL and s.chunk == 1:
-        input_gradient(s, dz, step.row + step.low, step.high - step.low)
+        input_gradient(s, step.t, dz, step.row + step.low, step.high - step.low)
 
 
 cdef inline void late_input_gradient(
@@ -647,7 +683,7 @@ cdef inline void late_input_gradient(
         return
     for i in range(spans(&s.rows, False, band)):
         count = span(&s.rows, False, i, band, &begin)
-        input_gradient(s, dz, begin, count)
+        input_gradient(s, 0, dz, begin, count)       # all steps are small
 
 
 # ---------------------------------------------------------------------------------------------

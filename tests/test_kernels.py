@@ -163,8 +163,9 @@ def test_recurrent_layers_equal_the_reference(level, dtype, cell_name):
         assert_close(results, expected, TOLERANCE[dtype], case)
 
 
-# More rows than go through the steps at a time, longer sums, more columns and weights than stay in a cache.
-LARGE = [(70, 9, 6, 17), (130, 3, 20, 5), (6, 2, 530, 400)]
+# More rows than go through the steps at a time, longer sums, more columns and weights than stay in a cache;
+# whole and broken tiles of many rows, and steps of few rows beside them.
+LARGE = [(70, 9, 6, 17), (130, 3, 20, 5), (6, 2, 530, 400), (37, 5, 113, 100), (150, 2, 98, 144)]
 
 
 @each_level
@@ -176,6 +177,19 @@ def test_large_recurrent_layers_equal_the_reference(level, dtype, cell, options,
         case = cell, options, size, variation, 0
         expected = recurrent_results("numpy", *case, np.float64)
         assert_close(recurrent_results(level, *case, dtype), expected, TOLERANCE[dtype], case)
+
+
+# With fewer products of parts, tiles of bfloat16 would come close as well, but not as close as multiply-adds.
+@pytest.mark.skipif("amx" not in LEVELS, reason="no tile registers")
+@pytest.mark.parametrize("size", [(64, 9, 128, 128), (40, 3, 700, 112)])
+def test_tiles_are_as_accurate_as_multiply_adds(size):
+    case = "LSTM", {}, size, {"reverse": False}, 0
+    expected = recurrent_results("numpy", *case, np.float64)
+    usual, tiled = (recurrent_results(level, *case, np.float32) for level in ("v4", "amx"))
+    for name in ("y", "dx", "dweight_ih", "dweight_hh", "dh_0"):
+        assert (usual[name] != tiled[name]).any()
+        errors = [np.square(results[name] - expected[name]).mean() for results in (usual, tiled)]
+        assert errors[1] < errors[0], name
 
 
 # Steps enough for the weights' gradients to be summed up for each half of the batch.

@@ -43,7 +43,13 @@ def trained(
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 @pytest.mark.parametrize(
-    "options", [{}, {"bidirectional": True, "dtype": "float64"}, {"output": "last", "embedding_size": 9}]
+    "options",
+    [
+        {},
+        {"bidirectional": True, "dtype": "float64"},
+        {"output": "last", "embedding_size": 9},
+        {"hidden_size": 109},
+    ],
 )
 @pytest.mark.parametrize("N", [3, 21, 40])
 @pytest.mark.parametrize("ragged", [False, True])
