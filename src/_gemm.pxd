@@ -3,7 +3,8 @@
 The right operand is packed into panels of some columns, k after k, so that a tile of ROWS rows of
 them lives in registers while k runs. Tile sizes are constants of the instruction-set level.
 Every element of a result is one chain of multiply-adds over k in rising order, continued from
-what the result held before, whatever the tile: so a row gives the same bits in any batch.
+what the result held before, whatever the tile: so a row gives the same bits in any batch. Where a level has tile
+registers, products of many rows in training go another way (_tiles.pxd).
 
     panels   [panel][k][column], VECTORS vectors of columns each, the last one as many as are left,
              padded with zeros; but where three and one would be last, it is two and two, since a tile

@@ -7,7 +7,13 @@
 #if defined(__AMX_BF16__) && defined(__AVX512F__)
 #include <immintrin.h>
 
-enum { RNN_TILES = 1 };
+enum { RNN_TILES = 1, RNN_STRIP = 32 * 3 * 1024 };
+
+/* Each thread's rows at hand, split: too much for the stack of some. */
+static inline char* rnn_tiles_strip(void) {
+    static _Thread_local char strip[RNN_STRIP] __attribute__((aligned(64)));
+    return strip;
+}
 
 /* All tiles have 16 rows of 64 bytes. */
 static inline void rnn_tiles_begin(void) {
@@ -104,7 +110,8 @@ static inline void rnn_split_transposed(const float* a, ptrdiff_t a_row, const p
 
 #else
 
-enum { RNN_TILES = 0 };
+enum { RNN_TILES = 0, RNN_STRIP = 1 };
+#define rnn_tiles_strip() NULL
 #define rnn_tiles_begin() ((void)0)
 #define rnn_split(low, low_count, high, high_count, to, step) ((void)0)
 #define rnn_split_columns(w, w_row, rows, columns, to, step) ((void)0)

@@ -2,8 +2,9 @@
 
 A float32 is split into three bfloat16 whose sum it is, to the last bit (Henry, Tang & Heinecke 2019, "Leveraging the
 bfloat16 artificial intelligence datatype for higher-precision computations"). Of the nine products of two numbers'
-parts six are added up in float32, in one order for all tiles; what the other three amount to is less than half a unit
-in the last place of float32. So a product is as accurate as one by multiply-adds, in a third of the time.
+parts six are added up in float32, in one order for all tiles; the other three come to half a unit in the last place
+at most. So a product takes about half as long as by multiply-adds, and its error is smaller, as fewer sums are
+rounded. An infinity becomes NaN, since it has no parts.
 
     tiles    [pair of columns' blocks][block of k][part][block of columns][k][column]
              a block of columns has 16, one of k 32, as 16 pairs: k and k + 16 side by side
@@ -16,6 +17,8 @@ from _math cimport pieces, real
 cdef extern from "_tiles.h":
     enum:
         TILES "RNN_TILES"        # whether the level has them
+        STRIP_SIZE "RNN_STRIP"   # bytes
+    char* strip_of_thread "rnn_tiles_strip"() noexcept nogil
     void tiles_begin "rnn_tiles_begin"() noexcept nogil
     void tiles_end "_tile_release"() noexcept nogil
     void prefetch "rnn_tiles_prefetch"(const void* place) noexcept nogil     # not into the nearest cache
@@ -271,8 +274,6 @@ cdef inline void one_by_four(
 
 cdef enum:
     MOST_ROWS = 64               # that are split at a time: they use the tiles of b while these are near
-    STRIP_SIZE = 32 * A_BLOCK    # bytes
-    ROOM = STRIP_SIZE + 64
     LARGE_TILES = 3 << 19        # bytes of b that the second cache does not hold beside all else
 
 
@@ -375,8 +376,7 @@ cdef inline void add_tile_product(
     float* c, Py_ssize_t c_row, const char* ahead, Py_ssize_t ahead_size,
 ) noexcept nogil:
     """c (M, N) = start + a (M, K) @ tiles (K, N)."""
-    cdef char room[ROOM]
-    cdef char* strip = on_line(room)
+    cdef char* strip = strip_of_thread()
     cdef Py_ssize_t blocks = pieces(K, DEEP)
     cdef Asked asked = Asked(ahead, pieces(ahead_size, 6 * 64 * blocks * pieces(M, PAIR) * pieces(N, PAIR)))
     cdef Start begun = Start(NULL, 0, NULL)
@@ -399,8 +399,7 @@ cdef inline void add_outer_tiles(
     const float* a, Py_ssize_t a_row, const char* b, float* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """c (.., N) += a.T @ b, for columns low .. high-1 of a."""
-    cdef char room[ROOM]
-    cdef char* strip = on_line(room)
+    cdef char* strip = strip_of_thread()
     cdef Py_ssize_t blocks = pieces(K, DEEP)
     cdef Py_ssize_t some = STRIP_SIZE // (blocks * A_BLOCK) * SIDE
     cdef Asked asked = Asked(b, 0)
