@@ -45,20 +45,26 @@ cdef enum:
     B_BLOCK = 6 * TILE           # of a pair, for a block of k
     A_BLOCK = 3 * TILE           # of a block of rows
     TILED_ROWS = 16              # fewer rows gain nothing,
-    TILED = 96                   # and fewer k or columns little
-
-
-cdef inline bint tiles_pay(Py_ssize_t rows, Py_ssize_t K, Py_ssize_t N, real* kind) noexcept nogil:
-    """Whether a product of so many rows at most, by weights (K, N), is one of tiles."""
-    if real is float:
-        return TILES and rows >= TILED_ROWS and min(K, N) >= TILED
-    else:
-        return False
+    TILED = 128                  # and fewer k or columns little
+    LARGE_TILES = 3 << 19        # bytes of weights that the second cache does not hold beside all else
 
 
 cdef inline Py_ssize_t tiles_size(Py_ssize_t K, Py_ssize_t N) noexcept nogil:
     """Bytes of tiles (K, N)."""
     return pieces(K, DEEP) * pieces(N, PAIR) * B_BLOCK
+
+
+cdef inline bint tiles_pay(Py_ssize_t rows, Py_ssize_t K, Py_ssize_t N, real* kind) noexcept nogil:
+    """Whether a product of so many rows at most, by weights (K, N), is one of tiles.
+
+    They are whole blocks, of which enough must be rows, k and columns; large ones take longer to arrive than panels.
+    """
+    cdef Py_ssize_t blocks = pieces(rows, SIDE) * SIDE * pieces(K, DEEP) * DEEP * pieces(N, PAIR) * PAIR
+    if real is float:
+        return (TILES and min(K, N) >= TILED and 5 * rows * K * N >= 3 * blocks
+                and rows >= (SIDE + SIDE // 2 if tiles_size(K, N) > LARGE_TILES else TILED_ROWS))
+    else:
+        return False
 
 
 cdef inline char* tiles_place(char* tiles, Py_ssize_t K, Py_ssize_t k, Py_ssize_t j) noexcept nogil:
@@ -274,7 +280,6 @@ cdef inline void one_by_four(
 
 cdef enum:
     MOST_ROWS = 64               # that are split at a time: they use the tiles of b while these are near
-    LARGE_TILES = 3 << 19        # bytes of b that the second cache does not hold beside all else
 
 
 cdef inline char* on_line(char* room) noexcept nogil:
@@ -348,10 +353,10 @@ cdef inline void add_strip(
 ) noexcept nogil:
     """c (.., N) += the strip @ b for rows from `low` on; pairs of columns' blocks of b are b_step apart.
 
-    Of a large b the next ones come into the cache meanwhile.
+    Of a large b the next ones come into the cache meanwhile, and each serves all rows while it is near.
     """
     cdef Py_ssize_t a_step = blocks * A_BLOCK
-    cdef Py_ssize_t pairs = (rows + SIDE - 1) // PAIR
+    cdef Py_ssize_t pairs = pieces(rows, PAIR) if large else (rows + SIDE - 1) // PAIR
     cdef Asked next_b
     cdef Py_ssize_t p, i, j, n
     for p in range(pieces(N, PAIR)):
@@ -385,7 +390,7 @@ cdef inline void add_tile_product(
     tiles_begin()
     for i in range(pieces(M, MOST_ROWS)):
         rows = min(<Py_ssize_t>MOST_ROWS, M - i * MOST_ROWS)
-        some = STRIP_SIZE // (pieces(rows, SIDE) * A_BLOCK)
+        some = STRIP_SIZE // (2 * pieces(rows, PAIR) * A_BLOCK)
         for q in range(pieces(blocks, some)):
             k = q * some * DEEP
             split_rows(strip, a + i * MOST_ROWS * a_row + k, a_row, rows, min(some * DEEP, K - k))

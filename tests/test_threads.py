@@ -48,7 +48,7 @@ def trained(
         {},
         {"bidirectional": True, "dtype": "float64"},
         {"output": "last", "embedding_size": 9},
-        {"hidden_size": 109},
+        {"hidden_size": 140},
     ],
 )
 @pytest.mark.parametrize("N", [3, 21, 40])
