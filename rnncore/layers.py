@@ -308,6 +308,11 @@ class Recurrent(Layer):
         """Of each direction, whether it runs from the last step to the first."""
         return (False, True) if self.bidirectional else (False,)
 
+    @property
+    def bounded(self) -> bool:
+        """Whether hidden states lie in -1 ... 1."""
+        return True
+
     def _roles(self) -> tuple[str, ...]:
         """Return the parameters of one layer and direction, in the kernels' order."""
         return ("weight_ih", "weight_hh", *self._biases[self.bias])
@@ -394,7 +399,9 @@ class Recurrent(Layer):
         initial, final = plan.state(self.states, self.num_layers * directions, H)
         for layer in range(self.num_layers):
             top = layer == self.num_layers - 1
-            y = plan.variable((capacity, H * directions), grad=not (top and last), room=plan.rows.N)
+            y = plan.variable(
+                (capacity, H * directions), grad=not (top and last), room=plan.rows.N, bounded=self.bounded
+            )
             for d, reverse in enumerate(self.directions):
                 k = layer * directions + d
                 stage = getattr(plan.kernels, self.kernel)(
@@ -410,15 +417,15 @@ class Recurrent(Layer):
                 plan.stages.append(stage)
             x = y
             if self.dropout and plan.training and not top:
-                x = plan.variable(y.value.shape)
+                x = plan.variable(y.value.shape, bounded=self.bounded)
                 mask = plan.mask(H * directions, self.dropout)
                 plan.stages.append(plan.kernels.Dropout(plan.rows, y, x, mask))
         if not last:
             return x
-        tops = [_slice(final[0], k) for k in range(-directions, 0)]
+        tops = [_slice(final[0], k)._replace(bounded=self.bounded) for k in range(-directions, 0)]
         if directions == 1 and not plan.streaming:  # whoever reads a stream's output may write into it
             return tops[0]
-        joined = plan.variable((plan.rows.N, H * directions))
+        joined = plan.variable((plan.rows.N, H * directions), bounded=self.bounded)
         plan.stages.append(plan.kernels.Join(plan.rows, tops, joined))
         return joined
 
@@ -439,7 +446,7 @@ class Recurrent(Layer):
 def _slice(variable: Variable, index: Any) -> Variable:
     """Return part of a variable and of its gradient, as views."""
     grad = None if variable.grad is None else variable.grad[index]
-    return Variable(variable.value[index], grad, variable.room)
+    return variable._replace(value=variable.value[index], grad=grad)
 
 
 class RNN(Recurrent):
@@ -504,6 +511,11 @@ class RNN(Recurrent):
     ) -> None:
         self.activation = checks.choice("activation", activation, self.activations)
         super().__init__(input_size, hidden_size, num_layers, bias, bidirectional, dropout, init, dtype, seed)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether hidden states lie in -1 ... 1."""
+        return self.activation in ("tanh", "sigmoid")
 
     def _roles(self) -> tuple[str, ...]:
         return (*super()._roles(), *(("slope",) if self.activation == "prelu" else ()))

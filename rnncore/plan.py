@@ -191,16 +191,18 @@ class Plan:
 
     # what layers build from
 
-    def variable(self, shape: tuple[int, ...], grad: bool = True, room: int = 0) -> Variable:
-        """Return a buffer, with so many rows of room before it.
+    def variable(
+        self, shape: tuple[int, ...], grad: bool = True, room: int = 0, bounded: bool = False
+    ) -> Variable:
+        """Return a buffer, with so many rows of room before it, and as the variable is.
 
         In training it has a gradient, which every backward pass begins from zero.
         """
         value = zeros((room + shape[0], *shape[1:]), self.dtype)[room:]
         if not (grad and self.training):
-            return Variable(value, room=room)
+            return Variable(value, None, room, bounded)
         self.gradients.append(zeros(shape, self.dtype))
-        return Variable(value, self.gradients[-1], room)
+        return Variable(value, self.gradients[-1], room, bounded)
 
     def weights(self, layer: Layer, names: Sequence[str]) -> tuple[Variable, ...]:
         """Return parameters of a layer, with their gradients if the plan is for training."""

@@ -42,11 +42,14 @@ class Variable(NamedTuple):
         Same shape and dtype; None where nobody asks for it (token ids, inference).
     room : int
         Rows of memory before the first: in front of its outputs, a recurrent layer keeps its initial state.
+    bounded : bool
+        Whether no number is much larger than all others of its row may be: hidden states lie in -1 ... 1.
     """
 
     value: np.ndarray
     grad: np.ndarray | None = None
     room: int = 0
+    bounded: bool = False
 
 
 class Rows:

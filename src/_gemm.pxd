@@ -4,7 +4,8 @@ The right operand is packed into panels of some columns, k after k, so that a ti
 them lives in registers while k runs. Tile sizes are constants of the instruction-set level.
 Every element of a result is one chain of multiply-adds over k in rising order, continued from
 what the result held before, whatever the tile: so a row gives the same bits in any batch. Where a level has tile
-registers, products of many rows in training go another way (_tiles.pxd).
+registers, many weights are packed as digits instead (_digits.pxd), and large weight gradients go yet another way
+(_tiles.pxd).
 
     panels   [panel][k][column], VECTORS vectors of columns each, the last one as many as are left,
              padded with zeros; but where three and one would be last, it is two and two, since a tile
@@ -13,8 +14,10 @@ registers, products of many rows in training go another way (_tiles.pxd).
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
+from _digits cimport DIGITS, pack_digits, pack_digits_transposed
 from _math cimport pieces, real
-from _tiles cimport SIDE, TILES, tile_rows, tile_transposed, tiles_pay, tiles_size
+from _plan cimport share
+from _tiles cimport SIDE, TILES, tiles_pay, tiles_size
 
 cdef extern from *:
     """
@@ -155,26 +158,22 @@ cdef inline Py_ssize_t scratch_size(Py_ssize_t N, real* kind) noexcept nogil:
 # Each level compiles its products once, in a module of its own; the others of the level call them
 # through this table, which travels in a capsule.
 
-cdef struct Term:                # a (M, K) @ panels (K, N)
+cdef struct Term:                # a (M, K) @ weights (K, N)
     Py_ssize_t K
     const void* a
     Py_ssize_t a_row             # numbers from row to row
-    const void* panels
-    bint tiled                   # whether these are tiles; such terms come last
+    const void* panels           # or digits
+    bint digits                  # such terms come last
 
 
 cdef struct Weights:             # (K, N), packed
-    void* panels
-    void* tiles                  # for many rows, where they pay; or NULL
+    void* panels                 # or digits
+    bint digits
 
 
-cdef inline Term term_of(
-    Py_ssize_t K, const void* a, Py_ssize_t a_row, const Weights* weights, bint few,
-) noexcept nogil:
-    """a @ weights; of few rows with their panels, even if there are tiles."""
-    if weights.tiles is NULL or few:
-        return Term(K, a, a_row, weights.panels, False)
-    return Term(K, a, a_row, weights.tiles, True)
+cdef inline Term term_of(Py_ssize_t K, const void* a, Py_ssize_t a_row, const Weights* weights) noexcept nogil:
+    """a @ weights"""
+    return Term(K, a, a_row, weights.panels, weights.digits)
 
 
 cdef struct Gemm:
@@ -194,8 +193,8 @@ cdef struct Gemm:
         const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
         const double* a, Py_ssize_t a_row, const double* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
         double* c, Py_ssize_t c_row, double* scratch, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
-    # Of floats, where tiles pay
-    void (*product_tiles)(
+    # Of floats: of digits, and where tiles pay
+    void (*product_digits)(
         Py_ssize_t M, Py_ssize_t N, const float* start, Py_ssize_t start_row, const Py_ssize_t* ids,
         const Term* terms, Py_ssize_t count, float* c, Py_ssize_t c_row,
         const void* ahead, Py_ssize_t ahead_size, bint back) noexcept nogil
@@ -228,8 +227,9 @@ cdef inline void product(
     What lies ahead comes into the cache meanwhile.
     """
     if real is float:
-        if TILES and count > 0 and terms[count - 1].tiled:
-            gemm.product_tiles(M, N, start, start_row, ids, terms, count, c, c_row, ahead.place, ahead.size, ahead.back)
+        if DIGITS and count > 0 and terms[count - 1].digits:
+            gemm.product_digits(M, N, start, start_row, ids, terms, count, c, c_row, ahead.place, ahead.size,
+                                ahead.back)
         else:
             gemm.product_f(M, N, start, start_row, ids, terms, count, c, c_row, ahead.place, ahead.size, ahead.back)
     else:
@@ -241,7 +241,7 @@ cdef inline void add_product(
     const real* a, Py_ssize_t a_row, const Weights* weights, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """c (M, N) += a (M, K) @ weights (K, N)."""
-    cdef Term term = term_of(K, a, a_row, weights, False)
+    cdef Term term = term_of(K, a, a_row, weights)
     product(gemm, M, N, c, c_row, NULL, &term, 1, c, c_row, Ahead(NULL, 0, False))
 
 
@@ -257,7 +257,7 @@ cdef inline void outer_product(
     of every group. `scratch` holds scratch_size(N) numbers.
     """
     if real is float:
-        if tiles_pay(size, size, N, c):
+        if tiles_pay(size, N, c):
             gemm.outer_product_tiles(rows, K, groups, size, stride, N, a, a_row, b, b_row, b_rows, c, c_row, scratch,
                                      part, parts)
         else:
@@ -272,7 +272,7 @@ cdef inline Py_ssize_t tile_row(
     Py_ssize_t size, Py_ssize_t N, Py_ssize_t part, Py_ssize_t parts, real* kind,
 ) noexcept nogil:
     """The row of a group that a part's tiles of such a product begin with."""
-    cdef Py_ssize_t height = SIDE if tiles_pay(size, size, N, kind) else ROWS
+    cdef Py_ssize_t height = SIDE if tiles_pay(size, N, kind) else ROWS
     return min(pieces(size, height) * part // parts * height, size)
 
 
@@ -326,24 +326,24 @@ cdef inline void transpose(
 
 
 cdef inline void pack_transposed(
-    const Weights* weights, bint few, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size,
-    Py_ssize_t stride, Py_ssize_t K, Py_ssize_t first, Py_ssize_t last,
+    const Weights* weights, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride,
+    Py_ssize_t K, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    """Weights (K, groups * stride) of w.T, for w (groups * size, K): units first .. last-1 of all gates.
+    """Weights (K, groups * stride) of w.T, for w (groups * size, K): a part's units of all gates.
 
-    `few`: whether there are products of few rows. `first` begins a vector of columns: these are filled together,
-    since they share cache lines.
+    Vectors of columns are filled together, since they share cache lines.
     """
+    cdef Py_ssize_t first = share(size, part, parts)
+    cdef Py_ssize_t last = share(size, part + 1, parts)
     cdef real* panels = <real*>weights.panels
     cdef Py_ssize_t width = lanes(panels)
     cdef Py_ssize_t g, i, u, step, count
     cdef const real* source
     cdef real* column
     if real is float:
-        if weights.tiles is not NULL:
-            tile_transposed(<char*>weights.tiles, w, w_row, groups, size, stride, K, first, last)
-    if weights.tiles is not NULL and not few:
-        return
+        if DIGITS and weights.digits:
+            pack_digits_transposed(<char*>panels, w, w_row, groups, size, stride, K, first, last)
+            return
     for g in range(groups):
         for i in range(first // width, pieces(last, width)):
             u = i * width
@@ -363,20 +363,21 @@ cdef inline void copy_columns(real* to, const real* source, Py_ssize_t columns) 
 
 
 cdef inline void pack(
-    const Weights* weights, bint few, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size,
-    Py_ssize_t stride, Py_ssize_t N, Py_ssize_t first, Py_ssize_t last,
+    const Weights* weights, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride,
+    Py_ssize_t N, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    """Weights (groups * stride, N) of w (groups * size, N), the same units; rows of padding stay zero."""
+    """Weights (groups * stride, N) of w (groups * size, N), the same units, or some columns; padding stays zero."""
+    cdef Py_ssize_t first = share(size, part, parts)
+    cdef Py_ssize_t last = share(size, part + 1, parts)
     cdef real* panels = <real*>weights.panels
     cdef Py_ssize_t K = groups * stride
     cdef Py_ssize_t g, u, p, j, step, columns
     cdef const real* source
     cdef real* place
     if real is float:
-        if weights.tiles is not NULL:
-            tile_rows(<char*>weights.tiles, w, w_row, groups, size, stride, N, first, last)
-    if weights.tiles is not NULL and not few:
-        return
+        if DIGITS and weights.digits:
+            pack_digits(<char*>panels, w, w_row, groups, size, stride, share(N, part, parts), share(N, part + 1, parts))
+            return
     for p in range(panel_count(N, panels)):
         j = panel_begin(p, N, panels)
         columns = min(panel_begin(p + 1, N, panels), N) - j

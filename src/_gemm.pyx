@@ -7,8 +7,9 @@ from _gemm cimport (
     copy_columns, fill_bytes, lanes, padded, panel_begin, panel_count, panel_width, prefetch, prefetch_far,
     prefetch_near, tile_row, two_and_two,
 )
+from _digits cimport add_digits_product
 from _math cimport pieces, real
-from _tiles cimport Start, add_outer_tiles, add_tile_product, tile_some_rows, tiles_begin, tiles_end
+from _tiles cimport add_outer_tiles, tile_some_rows, tiles_begin, tiles_end
 
 # ---------------------------------------------------------------------------------------------
 # Tiles. `asks`, `rows`, `panels`, `width` and `narrow` are constants wherever these are inlined, so that the
@@ -362,6 +363,26 @@ cdef void multiply(
         last_rows(M - tiled, N, &product, tiled, c)
 
 
+cdef void multiply_digits(
+    Py_ssize_t M, Py_ssize_t N, const float* start, Py_ssize_t start_row, const Py_ssize_t* ids,
+    const Term* terms, Py_ssize_t count, float* c, Py_ssize_t c_row, const void* ahead, Py_ssize_t ahead_size,
+    bint back,
+) noexcept nogil:
+    """multiply, where the last terms are of digits: they are added to what the others give."""
+    cdef Py_ssize_t others = count
+    cdef Py_ssize_t t
+    while others > 0 and terms[others - 1].digits:
+        others -= 1
+    if others > 0:
+        multiply(M, N, start, start_row, ids, terms, others, c, c_row, NULL, 0, back)
+    for t in range(others, count if M > 0 and N > 0 else 0):
+        if t > 0:
+            start, start_row, ids = c, c_row, NULL
+        add_digits_product(M, N, terms[t].K, start, start_row, ids, <const float*>terms[t].a, terms[t].a_row,
+                           <const char*>terms[t].panels, c, c_row, <const char*>ahead,
+                           ahead_size if t == count - 1 else 0, back)
+
+
 # ---------------------------------------------------------------------------------------------
 # Weight gradients: c += a.T @ b, both operands row after row as the steps left them.
 
@@ -589,28 +610,6 @@ cdef inline void outer_tile(
             c[r * c_row + q] = sums[r * width + q]
 
 
-cdef void multiply_tiles(
-    Py_ssize_t M, Py_ssize_t N, const float* start, Py_ssize_t start_row, const Py_ssize_t* ids,
-    const Term* terms, Py_ssize_t count, float* c, Py_ssize_t c_row, const void* ahead, Py_ssize_t ahead_size,
-    bint back,
-) noexcept nogil:
-    """The same, where the last terms are tiles: they are added to what the others give."""
-    cdef Py_ssize_t others = count
-    cdef Py_ssize_t t
-    cdef Start from_ = Start(start, start_row, ids)
-    if start is c:
-        from_.rows = NULL
-    while others > 0 and terms[others - 1].tiled:
-        others -= 1
-    if others > 0:
-        multiply(M, N, start, start_row, ids, terms, others, c, c_row, ahead, ahead_size, back)
-        from_.rows, ahead_size = NULL, 0
-    for t in range(others, count if M > 0 and N > 0 else 0):
-        add_tile_product(M, N, terms[t].K, from_, <const float*>terms[t].a, terms[t].a_row,
-                         <const char*>terms[t].panels, c, c_row, <const char*>ahead, ahead_size)
-        from_.rows, ahead_size = NULL, 0
-
-
 cdef void multiply_outer_tiles(
     const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
     const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
@@ -637,7 +636,7 @@ table.product_f = multiply[float]
 table.product_d = multiply[double]
 table.outer_product_f = multiply_outer[float]
 table.outer_product_d = multiply_outer[double]
-table.product_tiles = multiply_tiles
+table.product_digits = multiply_digits
 table.outer_product_tiles = multiply_outer_tiles
 
 capsule = PyCapsule_New(&table, "rnncore.Gemm", NULL)

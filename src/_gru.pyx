@@ -6,7 +6,7 @@
     h_t = (1 - u) n + u h_{t-1}
 """
 
-from _gemm cimport DEPTH, Ahead, Term, fill_bytes
+from _gemm cimport DEPTH, Ahead, Term, fill_bytes, term_of
 from _math cimport hyperbolic_tangents, real, sigmoids
 from _plan cimport (
     Band, Blocks, OverPortion, OverRows, OverTiles, Portion, add, add_rows, next_block, share, stage_capsule,
@@ -15,7 +15,7 @@ from _sequence cimport (
     Sequence, Step, add_initial_gradient, add_sums, add_units, arriving_gradient, back_or_forth, bind, gate_product,
     gate_rows, gates_ahead, h_row_before, handed_on, hidden_gradient, hidden_sums, hidden_weight_gradients,
     input_product, input_weight_gradients, kept_rows, late_input_gradient, load_final_gradient, load_initial, numbers,
-    pack_weights, step_input_gradient, step_term, store_final, store_output, sums_of, team_product, unless_zero, walk,
+    pack_weights, step_input_gradient, store_final, store_output, sums_of, team_product, unless_zero, walk,
     zero_sums,
 )
 
@@ -90,10 +90,10 @@ cdef inline void update_backward(
 
 
 cdef inline void kept_product(
-    const Sequence* s, Py_ssize_t t, Py_ssize_t rows, const real* h, real* kept, Ahead ahead,
+    const Sequence* s, Py_ssize_t rows, const real* h, real* kept, Ahead ahead,
 ) noexcept nogil:
     """kept = W_hn h + b_hn, without the product where h is NULL"""
-    cdef Term hidden = step_term(s, t, s.H, h, s.h_row, &s.groups[1].hidden)
+    cdef Term hidden = term_of(s.H, h, s.h_row, &s.groups[1].hidden)
     team_product(s, rows, s.stride, <const real*>s.bias_n, 0, NULL, &hidden, h is not NULL, kept, s.stride,
                  ahead)
 
@@ -121,8 +121,8 @@ cdef void sequence_forward(Sequence* s, real* gates, const Band* band) noexcept 
         if s.reset_after:
             gate_rows(s, &step, &s.groups[1], step.low, step.high, <const real*>NULL, 0, gates,
                       back_or_forth(s, i))
-            kept_product(s, step.t, step.going - step.low, going, k + step.low * s.stride, back_or_forth(s, i))
-            kept_product(s, step.t, step.high - step.going, unless_zero(s, step.high - step.going, initial, s.h_row),
+            kept_product(s, step.going - step.low, going, k + step.low * s.stride, back_or_forth(s, i))
+            kept_product(s, step.high - step.going, unless_zero(s, step.high - step.going, initial, s.h_row),
                          k + step.going * s.stride, back_or_forth(s, i))
         for n in range(step.low, step.high):
             s.previous[step.row + n] = h_row_before(&step, n)
@@ -208,7 +208,7 @@ cdef void gather(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexc
 class GRU(Stage):
     def __init__(self, rows, x, y, weights, initial, final, *, reset_after=True, reverse=False):
         cdef list keep = []
-        cdef Sequence* s = bind(keep, __name__, rows, x, y, weights, initial, final, 3, 2, reverse, 1, False)
+        cdef Sequence* s = bind(keep, __name__, rows, x, y, weights, initial, final, 3, 2, reverse, 1, False, True)
         cdef Py_ssize_t N = s.rows.N
         s.reset_after = reset_after
         numbers(keep, s, kept_rows(s) * s.stride, &s.kept)

@@ -4,12 +4,12 @@ from _gemm cimport (
     DEPTH, Ahead, Gemm, Term, Weights, add_product, copy_bytes, fill_bytes, gemm_of, outer_product, pack,
     pack_transposed, panels_size, product, scratch_size, term_of, zero_tiles,
 )
+from _digits cimport digits_pay, digits_size
 from _math cimport real
 from _plan cimport (
-    Band, Blocks, OverPortion, OverRows, OverTiles, Portion, Rows, Stage as CStage, add, add_rows, add_share, address,
-    buffer, next_block, packed_rows, row_count, row_stride, share, span, spans, stage_capsule,
+    MANY, Band, Blocks, OverPortion, OverRows, OverTiles, Portion, Rows, Stage as CStage, add, add_rows, add_share,
+    address, buffer, next_block, packed_rows, row_count, row_stride, share, span, spans, stage_capsule,
 )
-from _tiles cimport tiles_pay, tiles_size
 
 from rnncore._stage import Stage, halves_pay, num_threads_to_come
 
@@ -61,10 +61,13 @@ cdef Dense* bind(list keep, object rows, object x, object y) except NULL:
 # ---------------------------------------------------------------------------------------------
 # y = x W^T + b
 
-cdef int packed(list keep, const Dense* s, bint single, Py_ssize_t K, Py_ssize_t N, Weights* weights) except -1:
-    """Room for weights (K, N); as tiles in training alone, as in _sequence.pxd."""
-    if single and s.d_weight is not NULL and tiles_pay(s.rows.N, K, N, <float*>NULL):
-        buffer(keep, tiles_size(K, N), &weights.tiles)
+cdef int packed(
+    list keep, const Dense* s, bint single, Py_ssize_t K, Py_ssize_t N, bint bounded, Weights* weights,
+) except -1:
+    """Room for weights (K, N), as digits where they do as in _sequence.pxd."""
+    if single and bounded and digits_pay(K, N, <float*>NULL) and (s.rows.N >= MANY or s.d_weight is NULL):
+        weights.digits = True
+        buffer(keep, digits_size(K, N), &weights.panels)
     elif single:
         buffer(keep, sizeof(float) * panels_size(K, N, <float*>NULL), &weights.panels)
     else:
@@ -73,11 +76,9 @@ cdef int packed(list keep, const Dense* s, bint single, Py_ssize_t K, Py_ssize_t
 
 
 cdef void linear_pack(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    cdef Py_ssize_t first = share(s.O, part, parts)
-    cdef Py_ssize_t last = share(s.O, part + 1, parts)
-    pack_transposed(&s.forth, False, <const real*>s.weight, s.I, 1, s.O, s.O, s.I, first, last)
+    pack_transposed(&s.forth, <const real*>s.weight, s.I, 1, s.O, s.O, s.I, part, parts)
     if s.dx is not NULL:
-        pack(&s.back, False, <const real*>s.weight, s.I, 1, s.O, s.O, s.I, first, last)
+        pack(&s.back, <const real*>s.weight, s.I, 1, s.O, s.O, s.I, part, parts)
 
 
 cdef void linear_forward(Dense* s, real* y, const Band* band) noexcept nogil:
@@ -85,7 +86,7 @@ cdef void linear_forward(Dense* s, real* y, const Band* band) noexcept nogil:
     cdef Term x
     for i in range(spans(&s.rows, s.last, band)):
         count = span(&s.rows, s.last, i, band, &begin)
-        x = term_of(s.I, <const real*>s.x + begin * s.x_row, s.x_row, &s.forth, False)
+        x = term_of(s.I, <const real*>s.x + begin * s.x_row, s.x_row, &s.forth)
         product(s.gemm, count, s.O, <const real*>s.bias, 0, NULL, &x, 1, y + begin * s.y_row, s.y_row,
                 Ahead(NULL, 0, False))
 
@@ -147,8 +148,8 @@ class Linear(Stage):
             buffer(keep, size * s.O, &s.zeros)
             s.bias = s.zeros
         s.scratch_size = scratch_size(s.I, <float*>NULL) if single else scratch_size(s.I, <double*>NULL)
-        packed(keep, s, single, s.I, s.O, &s.forth)
-        packed(keep, s, single, s.O, s.I, &s.back)
+        packed(keep, s, single, s.I, s.O, x.bounded, &s.forth)
+        packed(keep, s, single, s.O, s.I, True, &s.back)
         if s.d_weight is not NULL:
             s.stage.halved = halves_pay(s.rows.N, 1 if last else s.rows.T, s.stage.work, size * s.O * s.I)
             buffer(keep, size * s.O * (1 + s.stage.halved), &s.sums)

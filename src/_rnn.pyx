@@ -154,7 +154,8 @@ class RNN(Stage):
     def __init__(self, rows, x, y, weights, initial, final, *, activation="tanh", reverse=False):
         cdef list keep = []
         cdef bint prelu = activation == "prelu"
-        cdef Sequence* s = bind(keep, __name__, rows, x, y, weights, initial, final, 1, 1, reverse, 1, prelu)
+        cdef bint bounded = activation in ("tanh", "sigmoid")
+        cdef Sequence* s = bind(keep, __name__, rows, x, y, weights, initial, final, 1, 1, reverse, 1, prelu, bounded)
         cdef Py_ssize_t M = s.rows.N * s.rows.T
         s.kind = ACTIVATIONS[activation]
         if prelu and s.training:

@@ -15,12 +15,12 @@ from _gemm cimport (
     pack_transposed, padded, panel_begin, panel_count, panels_size, product, scratch_size, term_of, transpose,
     zero_tiles,
 )
+from _digits cimport column_place, digits_pay, digits_size
 from _math cimport pieces, real
 from _plan cimport (
-    LITTLE, Band, Blocks, Packed, Portion, Rows, Stage, add, add_rows, add_share, address, buffer, cut, fingerprint,
-    known, packed_rows, row_stride, rows_below, share, span, spans, uint64_t, whole_batch,
+    LITTLE, MANY, Band, Blocks, Packed, Portion, Rows, Stage, add, add_rows, add_share, address, buffer, cut,
+    fingerprint, known, packed_rows, row_stride, rows_below, share, span, spans, uint64_t, whole_batch,
 )
-from _tiles cimport TILED_ROWS, TILES, tiles_pay, tiles_place, tiles_size
 
 cdef enum:
     CHUNK = 64                   # rows of an input product that is ahead of the steps
@@ -111,11 +111,11 @@ cdef struct Sequence:
 
 cdef inline Sequence* bind(
     list keep, object module, object rows, object x, object y, object weights, object initial, object final,
-    Py_ssize_t G, Py_ssize_t joint, bint reverse, Py_ssize_t states, bint prelu,
+    Py_ssize_t G, Py_ssize_t joint, bint reverse, Py_ssize_t states, bint prelu, bint bounded,
 ) except NULL:
     """Allocate a Sequence and what every family needs of it; `keep` holds all arrays alive.
 
-    The first `joint` of its G gates form a group, and what is left another one.
+    The first `joint` of its G gates form a group, and what is left another one. `bounded`: h lies in -1 ... 1.
     """
     cdef Sequence* s
     buffer(keep, sizeof(Sequence), <void**>&s)
@@ -152,7 +152,7 @@ cdef inline Sequence* bind(
     for i in range(states):
         s.states[i].initial, s.states[i].d_initial = address(initial[i].value), address(initial[i].grad)
         s.states[i].final, s.states[i].d_final = address(final[i].value), address(final[i].grad)
-    allocate(keep, s)
+    allocate(keep, s, bounded, x.bounded)
     s.stage.plan, s.stage.numbers = s, s.gates
     s.stage.rows, s.stage.band, s.stage.finish = &s.rows, BAND, count_steps
     s.stage.work = s.G * s.H * (s.H + s.D)
@@ -171,7 +171,7 @@ cdef inline void set_group(const Sequence* s, Group* group, Py_ssize_t gate, Py_
     group.begin, group.columns = gate * s.stride, count * s.stride
 
 
-cdef inline int allocate(list keep, Sequence* s) except -1:
+cdef inline int allocate(list keep, Sequence* s, bint bounded, bint x_bounded) except -1:
     cdef Py_ssize_t N = s.rows.N
     cdef Py_ssize_t M = N * s.rows.T
     cdef Py_ssize_t weights = s.G * s.H * (s.H + s.D)
@@ -188,9 +188,9 @@ cdef inline int allocate(list keep, Sequence* s) except -1:
     numbers(keep, s, s.columns, &s.bias)
     for i in range(s.group_count):
         group = &s.groups[i]
-        packed(keep, s, s.H, group.columns, True, &group.hidden)
-        if not s.tokens:             # of two terms, that of x is the first, and tiles come last
-            packed(keep, s, s.D, group.columns, group.hidden.tiles is not NULL, &group.input)
+        packed(keep, s, s.H, group.columns, bounded, &group.hidden)
+        if not s.tokens:             # of two terms, that of x is the first, and digits come last
+            packed(keep, s, s.D, group.columns, x_bounded and group.hidden.digits, &group.input)
         if s.training:
             packed(keep, s, group.columns, s.H, True, &group.hidden_back)
     if s.tokens:
@@ -229,17 +229,15 @@ cdef inline int numbers(list keep, const Sequence* s, Py_ssize_t count, void** p
 
 
 cdef inline int packed(
-    list keep, const Sequence* s, Py_ssize_t K, Py_ssize_t N, bint may_tile, Weights* weights,
+    list keep, const Sequence* s, Py_ssize_t K, Py_ssize_t N, bint bounded, Weights* weights,
 ) except -1:
-    """Room for weights (K, N).
-
-    There are tiles in training alone. A prediction gives a sequence the same bits in a batch, by itself and streamed;
-    but tiles are slow for few rows, and round in another way than panels.
-    """
-    numbers(keep, s, panels_size(K, N, <float*>NULL) if s.single else panels_size(K, N, <double*>NULL), &weights.panels)
-    if s.single and s.training and may_tile and tiles_pay(s.rows.N, K, N, <float*>NULL):
-        buffer(keep, tiles_size(K, N), &weights.tiles)
-    return 0
+    """Room for weights (K, N), as digits where these suit what is multiplied; for few rows they take too long to pack,
+    unless they stay."""
+    if s.single and bounded and digits_pay(K, N, <float*>NULL) and (s.rows.N >= MANY or not s.training):
+        weights.digits = True
+        return buffer(keep, digits_size(K, N), &weights.panels)
+    return numbers(keep, s, panels_size(K, N, <float*>NULL) if s.single else panels_size(K, N, <double*>NULL),
+                   &weights.panels)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -401,7 +399,6 @@ cdef inline void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssiz
     cdef const real* w_ih = <const real*>s.weight_ih
     cdef const real* w_hh = <const real*>s.weight_hh
     cdef real* bias = <real*>s.bias
-    cdef bint few = has_small_steps(s)
     cdef Py_ssize_t i, at
     cdef const Group* group
     if not s.training and s.stage.weights >= LITTLE and known(
@@ -414,29 +411,13 @@ cdef inline void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssiz
     for i in range(s.group_count):
         group = &s.groups[i]
         at = group.gate * s.H
-        pack_transposed(&group.hidden, few, w_hh + at * s.H, s.H, group.count, s.H, s.stride, s.H, first, last)
+        pack_transposed(&group.hidden, w_hh + at * s.H, s.H, group.count, s.H, s.stride, s.H, part, parts)
         if not s.tokens:
-            pack_transposed(&group.input, few, w_ih + at * s.D, s.D, group.count, s.H, s.stride, s.D, first, last)
+            pack_transposed(&group.input, w_ih + at * s.D, s.D, group.count, s.H, s.stride, s.D, part, parts)
         if s.training:
-            pack(&group.hidden_back, few, w_hh + at * s.H, s.H, group.count, s.H, s.stride, s.H, first, last)
+            pack(&group.hidden_back, w_hh + at * s.H, s.H, group.count, s.H, s.stride, s.H, part, parts)
     if s.dx is not NULL:
-        pack(&s.input_back, few, w_ih, s.D, s.G, s.H, s.stride, s.D, first, last)
-
-
-cdef inline bint small_step(const Sequence* s, Py_ssize_t t) noexcept nogil:
-    """Whether a step has too few rows for tiles; all of them, so that threads do not matter."""
-    return s.rows.counts[t] < TILED_ROWS
-
-
-cdef inline bint has_small_steps(const Sequence* s) noexcept nogil:
-    return s.rows.T > 0 and small_step(s, s.rows.T - 1)
-
-
-cdef inline Term step_term(
-    const Sequence* s, Py_ssize_t t, Py_ssize_t K, const void* a, Py_ssize_t a_row, const Weights* weights,
-) noexcept nogil:
-    """A term of a product of step t."""
-    return term_of(K, a, a_row, weights, small_step(s, t))
+        pack(&s.input_back, w_ih, s.D, s.G, s.H, s.stride, s.D, part, parts)
 
 
 cdef inline uint64_t weights_print(
@@ -496,10 +477,8 @@ cdef struct Shared:              # a product that threads share by panels
 
 
 cdef inline Py_ssize_t shared_column(Py_ssize_t N, Py_ssize_t part, Py_ssize_t parts, real* kind) noexcept nogil:
-    """Where a part's columns begin: at a panel, and where there may be tiles at two, with which tiles begin too."""
-    cdef Py_ssize_t each = 2 if TILES and real is float else 1
-    cdef Py_ssize_t count = pieces(panel_count(N, kind), each)
-    return N if part == parts else min(panel_begin(count * part // parts * each, N, kind), N)
+    """Where a part's columns begin: at a panel."""
+    return N if part == parts else min(panel_begin(panel_count(N, kind) * part // parts, N, kind), N)
 
 
 cdef inline void some_columns(Shared* p, Py_ssize_t part, Py_ssize_t parts, real* kind) noexcept nogil:
@@ -510,8 +489,8 @@ cdef inline void some_columns(Shared* p, Py_ssize_t part, Py_ssize_t parts, real
     cdef Py_ssize_t t
     for t in range(p.count):
         terms[t] = p.terms[t]
-        if terms[t].tiled:
-            terms[t].panels = tiles_place(<char*>terms[t].panels, terms[t].K, 0, low)
+        if terms[t].digits:
+            terms[t].panels = column_place(<char*>terms[t].panels, terms[t].K, low)
         else:
             terms[t].panels = <const real*>terms[t].panels + low * terms[t].K
     product(p.gemm, p.M, high - low, <const real*>p.start + low, p.start_row, p.ids, terms, p.count,
@@ -564,7 +543,7 @@ cdef inline void input_rows(const Sequence* s, real* gates, Py_ssize_t begin, Py
     cdef const Group* group
     for i in range(s.group_count):
         group = &s.groups[i]
-        x = Term(s.D, <const real*>s.x + begin * s.x_row, s.x_row, group.input.panels, False)
+        x = term_of(s.D, <const real*>s.x + begin * s.x_row, s.x_row, &group.input)
         team_product(s, count, group.columns, <const real*>s.bias + group.begin, 0, NULL, &x, 1, gates + group.begin,
                      s.width, Ahead(NULL, 0, False))
 
@@ -584,10 +563,10 @@ cdef inline void gate_rows(
         start, ids = <const real*>s.table + group.begin, s.ids + step.row + low
     elif s.chunk == 1:
         start, start_row = <const real*>s.bias + group.begin, 0
-        terms[0] = step_term(s, step.t, s.D, <const real*>s.x + (step.row + low) * s.x_row, s.x_row, &group.input)
+        terms[0] = term_of(s.D, <const real*>s.x + (step.row + low) * s.x_row, s.x_row, &group.input)
         count = 1
     if hidden is not NULL:
-        terms[count] = step_term(s, step.t, s.H, hidden, hidden_row, &group.hidden)
+        terms[count] = term_of(s.H, hidden, hidden_row, &group.hidden)
         count += 1
     team_product(s, high - low, group.columns, start, start_row, ids, terms, count, c, s.width, ahead)
 
@@ -654,16 +633,16 @@ cdef inline void hidden_gradient(
 
     Padding stays zero.
     """
-    cdef Term term = step_term(s, step.t, group.columns, dz, dz_row, &group.hidden_back)
+    cdef Term term = term_of(group.columns, dz, dz_row, &group.hidden_back)
     dh += low * s.stride
     team_product(s, high - low, s.stride, dh, s.stride, NULL, &term, 1, dh, s.stride, ahead)
 
 
 cdef inline void input_gradient(
-    const Sequence* s, Py_ssize_t t, const real* dz, Py_ssize_t begin, Py_ssize_t count,
+    const Sequence* s, const real* dz, Py_ssize_t begin, Py_ssize_t count,
 ) noexcept nogil:
-    """dx += dz @ weight_ih for some packed rows of step t."""
-    cdef Term term = step_term(s, t, s.columns, dz + begin * s.width, s.width, &s.input_back)
+    """dx += dz @ weight_ih for some packed rows."""
+    cdef Term term = term_of(s.columns, dz + begin * s.width, s.width, &s.input_back)
     cdef real* dx = <real*>s.dx + begin * s.dx_row
     team_product(s, count, s.D, dx, s.dx_row, NULL, &term, 1, dx, s.dx_row, Ahead(NULL, 0, False))
 
@@ -671,7 +650,7 @@ cdef inline void input_gradient(
 cdef inline void step_input_gradient(const Sequence* s, const Step* step, const real* dz) noexcept nogil:
     """dx of a step, whose dz is still in the cache."""
     if s.dx is not NULL and s.chunk == 1:
-        input_gradient(s, step.t, dz, step.row + step.low, step.high - step.low)
+        input_gradient(s, dz, step.row + step.low, step.high - step.low)
 
 
 cdef inline void late_input_gradient(
@@ -683,7 +662,7 @@ cdef inline void late_input_gradient(
         return
     for i in range(spans(&s.rows, False, band)):
         count = span(&s.rows, False, i, band, &begin)
-        input_gradient(s, 0, dz, begin, count)       # all steps are small
+        input_gradient(s, dz, begin, count)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ static inline void rnn_tiles_begin(void) {
 }
 
 #define rnn_tiles_prefetch(place) __builtin_prefetch(place, 0, 2)
+#define rnn_tiles_prefetch_near(place) __builtin_prefetch(place, 0, 3)
 
 /* Compilers do not know that tiles are loaded from memory and stored to it. */
 #define rnn_tiles_settle() __asm__ volatile("" ::: "memory")
@@ -80,20 +81,6 @@ static inline void rnn_transpose_16(__m512* v) {
     }
 }
 
-/* The parts of w.T, for 16 rows of w and 32 of its columns (as many as there are): a tile each of pairs of columns. */
-static inline void rnn_split_columns(const float* w, ptrdiff_t w_row, ptrdiff_t rows, ptrdiff_t columns, char* to,
-                                     ptrdiff_t step) {
-    __m512 low[16], high[16];
-    int i;
-    for (i = 0; i < 16; i++) {
-        low[i] = rnn_some(w + i * w_row, i < rows ? columns : 0);
-        high[i] = rnn_some(w + i * w_row + 16, i < rows ? columns - 16 : 0);
-    }
-    rnn_transpose_16(low);
-    rnn_transpose_16(high);
-    for (i = 0; i < 16; i++) rnn_split_vectors(low[i], high[i], to + 64 * i, step);
-}
-
 /* The parts of a.T, for 32 rows of a (as many as there are) and 16 of its columns: a tile each of pairs of rows. */
 static inline void rnn_split_transposed(const float* a, ptrdiff_t a_row, const ptrdiff_t* rows, ptrdiff_t row_count,
                                         ptrdiff_t columns, char* to, ptrdiff_t step) {
@@ -114,9 +101,9 @@ enum { RNN_TILES = 0, RNN_STRIP = 1 };
 #define rnn_tiles_strip() NULL
 #define rnn_tiles_begin() ((void)0)
 #define rnn_split(low, low_count, high, high_count, to, step) ((void)0)
-#define rnn_split_columns(w, w_row, rows, columns, to, step) ((void)0)
 #define rnn_split_transposed(a, a_row, rows, row_count, columns, to, step) ((void)0)
 #define rnn_tiles_prefetch(place) ((void)0)
+#define rnn_tiles_prefetch_near(place) ((void)0)
 #define rnn_tiles_settle() ((void)0)
 #define _tile_release() ((void)0)
 #define _tile_loadd(tile, from, step) ((void)0)

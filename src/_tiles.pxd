@@ -1,10 +1,10 @@
-"""Products of float32 by the tile registers of a CPU (AMX), which multiply bfloat16 sixteen times as fast.
+"""Weight gradients of float32 by the tile registers of a CPU (AMX), which multiply bfloat16 sixteen times as fast.
 
 A float32 is split into three bfloat16 whose sum it is, to the last bit (Henry, Tang & Heinecke 2019, "Leveraging the
 bfloat16 artificial intelligence datatype for higher-precision computations"). Of the nine products of two numbers'
 parts six are added up in float32, in one order for all tiles; the other three come to half a unit in the last place
 at most. So a product takes about half as long as by multiply-adds, and its error is smaller, as fewer sums are
-rounded. An infinity becomes NaN, since it has no parts.
+rounded. An infinity becomes NaN, since it has no parts. (Products with weights go another way: _digits.pxd.)
 
     tiles    [pair of columns' blocks][block of k][part][block of columns][k][column]
              a block of columns has 16, one of k 32, as 16 pairs: k and k + 16 side by side
@@ -21,16 +21,12 @@ cdef extern from "_tiles.h":
     char* strip_of_thread "rnn_tiles_strip"() noexcept nogil
     void tiles_begin "rnn_tiles_begin"() noexcept nogil
     void tiles_end "_tile_release"() noexcept nogil
-    void prefetch "rnn_tiles_prefetch"(const void* place) noexcept nogil     # not into the nearest cache
     void settle "rnn_tiles_settle"() noexcept nogil
     void tile_load "_tile_loadd"(int tile, const void* source, Py_ssize_t step) noexcept nogil
     void tile_store "_tile_stored"(int tile, void* to, Py_ssize_t step) noexcept nogil
     void tile_multiply_add "_tile_dpbf16ps"(int c, int a, int b) noexcept nogil
     void split "rnn_split"(
         const float* low, Py_ssize_t low_count, const float* high, Py_ssize_t high_count, char* to, Py_ssize_t step,
-    ) noexcept nogil
-    void split_columns "rnn_split_columns"(
-        const float* w, Py_ssize_t w_row, Py_ssize_t rows, Py_ssize_t columns, char* to, Py_ssize_t step,
     ) noexcept nogil
     void split_transposed "rnn_split_transposed"(
         const float* a, Py_ssize_t a_row, const Py_ssize_t* rows, Py_ssize_t row_count, Py_ssize_t columns, char* to,
@@ -44,9 +40,7 @@ cdef enum:
     PAIR = 2 * SIDE              # columns of a pair of blocks
     B_BLOCK = 6 * TILE           # of a pair, for a block of k
     A_BLOCK = 3 * TILE           # of a block of rows
-    TILED_ROWS = 16              # fewer rows gain nothing,
-    TILED = 128                  # and fewer k or columns little
-    LARGE_TILES = 3 << 19        # bytes of weights that the second cache does not hold beside all else
+    TILED = 128                  # fewer rows or columns of a weight gradient gain little
 
 
 cdef inline Py_ssize_t tiles_size(Py_ssize_t K, Py_ssize_t N) noexcept nogil:
@@ -54,17 +48,10 @@ cdef inline Py_ssize_t tiles_size(Py_ssize_t K, Py_ssize_t N) noexcept nogil:
     return pieces(K, DEEP) * pieces(N, PAIR) * B_BLOCK
 
 
-cdef inline bint tiles_pay(Py_ssize_t rows, Py_ssize_t K, Py_ssize_t N, real* kind) noexcept nogil:
-    """Whether a product of so many rows at most, by weights (K, N), is one of tiles.
-
-    They are whole blocks, of which enough must be rows, k and columns; large ones take longer to arrive than panels.
-    """
-    cdef Py_ssize_t blocks = pieces(rows, SIDE) * SIDE * pieces(K, DEEP) * DEEP * pieces(N, PAIR) * PAIR
-    if real is float:
-        return (TILES and min(K, N) >= TILED and 5 * rows * K * N >= 3 * blocks
-                and rows >= (SIDE + SIDE // 2 if tiles_size(K, N) > LARGE_TILES else TILED_ROWS))
-    else:
-        return False
+cdef inline bint tiles_pay(Py_ssize_t M, Py_ssize_t N, real* kind) noexcept nogil:
+    """Whether a weight gradient (M, N) is one of tiles: of whole blocks, enough must be rows and columns."""
+    return (TILES and real is float and min(M, N) >= TILED
+            and 5 * M * N >= 3 * pieces(M, SIDE) * SIDE * pieces(N, PAIR) * PAIR)
 
 
 cdef inline char* tiles_place(char* tiles, Py_ssize_t K, Py_ssize_t k, Py_ssize_t j) noexcept nogil:
@@ -72,80 +59,12 @@ cdef inline char* tiles_place(char* tiles, Py_ssize_t K, Py_ssize_t k, Py_ssize_
     return tiles + (j // PAIR * pieces(K, DEEP) + k // DEEP) * B_BLOCK + j % PAIR // SIDE * TILE
 
 
-cdef inline void tile_transposed(
-    char* tiles, const float* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t K,
-    Py_ssize_t first, Py_ssize_t last,
-) noexcept nogil:
-    """Tiles (K, groups * stride) of w.T, as pack_transposed."""
-    cdef Py_ssize_t g, i, u, q, k
-    for g in range(groups):
-        for i in range(first // SIDE, pieces(last, SIDE)):
-            u = i * SIDE
-            for q in range(pieces(K, DEEP)):
-                k = q * DEEP
-                split_columns(w + (g * size + u) * w_row + k, w_row, last - u, K - k,
-                              tiles_place(tiles, K, k, g * stride + u), 2 * TILE)
-
-
-cdef inline void tile_rows(
-    char* tiles, const float* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
-    Py_ssize_t first, Py_ssize_t last,
-) noexcept nogil:
-    """Tiles (groups * stride, N) of w, as pack. Whoever has the first 16 k of a block splits the others too."""
-    cdef Py_ssize_t K = groups * stride
-    cdef Py_ssize_t g, i, k, q, p, j, low, high
-    for g in range(groups):
-        for i in range(first // SIDE, pieces(last, SIDE)):
-            k = g * stride + i * SIDE
-            for q in range(SIDE if k % DEEP == 0 else 0):
-                low = weight_row(k + q, groups, size, stride)
-                high = weight_row(k + SIDE + q, groups, size, stride)
-                for p in range(pieces(N, SIDE)):
-                    j = p * SIDE
-                    split(w + low * w_row + j, N - j if low >= 0 else 0, w + high * w_row + j,
-                          N - j if high >= 0 else 0, tiles_place(tiles, K, k, j) + q * 4 * SIDE, 2 * TILE)
-
-
-cdef inline Py_ssize_t weight_row(Py_ssize_t k, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride) noexcept nogil:
-    """The row of weights (groups * size, ..) that stands at k; -1 for padding."""
-    cdef Py_ssize_t g = k // stride
-    cdef Py_ssize_t u = k % stride
-    return g * size + u if g < groups and u < size else -1
-
-
-cdef inline void split_rows(
-    char* strip, const float* a, Py_ssize_t a_row, Py_ssize_t rows, Py_ssize_t K,
-) noexcept nogil:
-    """The strip of some rows."""
-    cdef Py_ssize_t blocks = pieces(K, DEEP)
-    cdef Py_ssize_t i, q, k
-    for i in range(rows):
-        for q in range(blocks):
-            k = q * DEEP
-            split(a + i * a_row + k, K - k, a + i * a_row + k + SIDE, K - k - SIDE,
-                  strip + (i // SIDE * blocks + q) * A_BLOCK + i % SIDE * 4 * SIDE, TILE)
-
-
 # ---------------------------------------------------------------------------------------------
 # c += a @ b: four tiles of c stay in registers. The products of a block of k come in one order in both shapes:
 # of the parts of a and b 2 0, 1 0, 1 1, 0 1, 0 0, 0 2; from one to the next one operand changes.
 
-cdef struct Asked:               # memory that comes into the second cache meanwhile:
-    const char* place            # from here on
-    Py_ssize_t lines             # cache lines each time
-
-
-cdef inline void ask(Asked* asked) noexcept nogil:
-    """Six times for each block of k and four tiles."""
-    cdef Py_ssize_t i
-    for i in range(asked.lines):
-        prefetch(asked.place + i * 64)
-    asked.place += asked.lines * 64
-
-
 cdef inline void two_by_two(
     const char* a, Py_ssize_t a_step, const char* b, Py_ssize_t blocks, float* c, Py_ssize_t c_row,
-    Asked* asked,
 ) noexcept nogil:
     """32 rows and 32 columns of c; the second 16 rows of a lie a_step behind the first."""
     cdef Py_ssize_t step = c_row * sizeof(float)
@@ -164,42 +83,36 @@ cdef inline void two_by_two(
         tile_load(5, a + a_step + 2 * TILE, 64)
         tile_multiply_add(2, 5, 6)
         tile_multiply_add(3, 5, 7)
-        ask(asked)
         tile_load(4, a + TILE, 64)
         tile_multiply_add(0, 4, 6)
         tile_multiply_add(1, 4, 7)
         tile_load(5, a + a_step + TILE, 64)
         tile_multiply_add(2, 5, 6)
         tile_multiply_add(3, 5, 7)
-        ask(asked)
         tile_load(6, b + 2 * TILE, 64)
         tile_multiply_add(0, 4, 6)
         tile_load(7, b + 3 * TILE, 64)
         tile_multiply_add(1, 4, 7)
         tile_multiply_add(2, 5, 6)
         tile_multiply_add(3, 5, 7)
-        ask(asked)
         tile_load(4, a, 64)
         tile_multiply_add(0, 4, 6)
         tile_multiply_add(1, 4, 7)
         tile_load(5, a + a_step, 64)
         tile_multiply_add(2, 5, 6)
         tile_multiply_add(3, 5, 7)
-        ask(asked)
         tile_load(6, b, 64)
         tile_multiply_add(0, 4, 6)
         tile_load(7, b + TILE, 64)
         tile_multiply_add(1, 4, 7)
         tile_multiply_add(2, 5, 6)
         tile_multiply_add(3, 5, 7)
-        ask(asked)
         tile_load(6, b + 4 * TILE, 64)
         tile_multiply_add(0, 4, 6)
         tile_load(7, b + 5 * TILE, 64)
         tile_multiply_add(1, 4, 7)
         tile_multiply_add(2, 5, 6)
         tile_multiply_add(3, 5, 7)
-        ask(asked)
         a += A_BLOCK
         b += B_BLOCK
     tile_store(0, c, step)
@@ -239,7 +152,6 @@ cdef inline void add_one(const char* b, const char* b_next) noexcept nogil:
 
 cdef inline void one_by_four(
     const char* a, const char* b, const char* b_next, Py_ssize_t blocks, float* c, Py_ssize_t c_row,
-    Asked* asked,
 ) noexcept nogil:
     """16 rows and 64 columns of c, for two pairs of columns' blocks."""
     cdef Py_ssize_t step = c_row * sizeof(float)
@@ -253,18 +165,12 @@ cdef inline void one_by_four(
         tile_load(4, a + 2 * TILE, 64)
         tile_load(5, a + TILE, 64)
         add_two(b, b_next)
-        ask(asked)
-        ask(asked)
         tile_load(4, a + TILE, 64)
         tile_load(5, a, 64)
         add_two(b + 2 * TILE, b_next + 2 * TILE)
-        ask(asked)
-        ask(asked)
         tile_load(4, a, 64)
         add_one(b, b_next)
-        ask(asked)
         add_one(b + 4 * TILE, b_next + 4 * TILE)
-        ask(asked)
         a += A_BLOCK
         b += B_BLOCK
         b_next += B_BLOCK
@@ -277,10 +183,6 @@ cdef inline void one_by_four(
 
 # ---------------------------------------------------------------------------------------------
 # Whole products
-
-cdef enum:
-    MOST_ROWS = 64               # that are split at a time: they use the tiles of b while these are near
-
 
 cdef inline char* on_line(char* room) noexcept nogil:
     """The first boundary of a cache line."""
@@ -298,105 +200,56 @@ cdef inline void copy_block(
 
 cdef inline void add_pair(
     const char* a, Py_ssize_t a_step, const char* b, Py_ssize_t blocks, float* c, Py_ssize_t c_row, Py_ssize_t rows,
-    Py_ssize_t columns, Asked* asked,
+    Py_ssize_t columns,
 ) noexcept nogil:
     """two_by_two, where c may have fewer rows and columns."""
     cdef char room[PAIR * PAIR * 4 + 64]
     cdef float* corner = <float*>on_line(room)
     if rows >= PAIR and columns >= PAIR:
-        two_by_two(a, a_step, b, blocks, c, c_row, asked)
+        two_by_two(a, a_step, b, blocks, c, c_row)
         return
     rows, columns = min(rows, <Py_ssize_t>PAIR), min(columns, <Py_ssize_t>PAIR)
     copy_block(c, c_row, corner, PAIR, rows, columns)
-    two_by_two(a, a_step, b, blocks, corner, PAIR, asked)
+    two_by_two(a, a_step, b, blocks, corner, PAIR)
     copy_block(corner, PAIR, c, c_row, rows, columns)
 
 
 cdef inline void add_wide(
     const char* a, const char* b, Py_ssize_t b_step, Py_ssize_t blocks, float* c, Py_ssize_t c_row, Py_ssize_t rows,
-    Py_ssize_t columns, Asked* asked,
+    Py_ssize_t columns,
 ) noexcept nogil:
     """one_by_four, where c may have fewer rows and columns."""
     cdef char room[SIDE * 2 * PAIR * 4 + 64]
     cdef float* corner = <float*>on_line(room)
     cdef const char* b_next = b + b_step if columns > PAIR else b
     if rows >= SIDE and columns >= 2 * PAIR:
-        one_by_four(a, b, b_next, blocks, c, c_row, asked)
+        one_by_four(a, b, b_next, blocks, c, c_row)
         return
     rows, columns = min(rows, <Py_ssize_t>SIDE), min(columns, <Py_ssize_t>(2 * PAIR))
     copy_block(c, c_row, corner, 2 * PAIR, rows, columns)
-    one_by_four(a, b, b_next, blocks, corner, 2 * PAIR, asked)
+    one_by_four(a, b, b_next, blocks, corner, 2 * PAIR)
     copy_block(corner, 2 * PAIR, c, c_row, rows, columns)
-
-
-cdef struct Start:               # row i of c begins as row i of `rows`, or as row ids[i] where ids is given
-    const float* rows            # NULL: it is there already
-    Py_ssize_t row
-    const Py_ssize_t* ids
-
-
-cdef inline void begin_block(
-    const Start* start, Py_ssize_t i, Py_ssize_t j, float* c, Py_ssize_t c_row, Py_ssize_t rows, Py_ssize_t columns,
-) noexcept nogil:
-    """Some rows and columns of c, from row i and column j on."""
-    cdef Py_ssize_t r
-    if start.rows is NULL:
-        return
-    for r in range(i, i + rows):
-        copy_block(start.rows + (r if start.ids is NULL else start.ids[r]) * start.row + j, 0, c + r * c_row + j, 0, 1,
-                   columns)
 
 
 cdef inline void add_strip(
     const char* strip, Py_ssize_t low, Py_ssize_t rows, Py_ssize_t blocks, const char* b, Py_ssize_t b_step,
-    Py_ssize_t N, const Start* start, float* c, Py_ssize_t c_row, bint large, Asked* asked,
+    Py_ssize_t N, float* c, Py_ssize_t c_row,
 ) noexcept nogil:
-    """c (.., N) += the strip @ b for rows from `low` on; pairs of columns' blocks of b are b_step apart.
-
-    Of a large b the next ones come into the cache meanwhile, and each serves all rows while it is near.
-    """
+    """c (.., N) += the strip @ b for rows from `low` on; pairs of columns' blocks of b are b_step apart."""
     cdef Py_ssize_t a_step = blocks * A_BLOCK
-    cdef Py_ssize_t pairs = pieces(rows, PAIR) if large else (rows + SIDE - 1) // PAIR
-    cdef Asked next_b
+    cdef Py_ssize_t pairs = (rows + SIDE - 1) // PAIR
     cdef Py_ssize_t p, i, j, n
     for p in range(pieces(N, PAIR)):
         j = p * PAIR
-        if large:
-            next_b = Asked(b + (p + 1) * b_step, 16 // max(pairs, <Py_ssize_t>1))
         for i in range(pairs):
             n = low + i * PAIR
-            begin_block(start, n, j, c, c_row, min(<Py_ssize_t>PAIR, low + rows - n), min(<Py_ssize_t>PAIR, N - j))
             add_pair(strip + 2 * i * a_step, a_step, b + p * b_step, blocks, c + n * c_row + j, c_row, low + rows - n,
-                     N - j, &next_b if large else asked)
+                     N - j)
     n = low + pairs * PAIR
     for p in range(pieces(N, 2 * PAIR) if n < low + rows else 0):
         j = p * 2 * PAIR
-        begin_block(start, n, j, c, c_row, low + rows - n, min(<Py_ssize_t>(2 * PAIR), N - j))
         add_wide(strip + 2 * pairs * a_step, b + 2 * p * b_step, b_step, blocks, c + n * c_row + j, c_row,
-                 low + rows - n, N - j, asked)
-
-
-cdef inline void add_tile_product(
-    Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, Start start, const float* a, Py_ssize_t a_row, const char* tiles,
-    float* c, Py_ssize_t c_row, const char* ahead, Py_ssize_t ahead_size,
-) noexcept nogil:
-    """c (M, N) = start + a (M, K) @ tiles (K, N)."""
-    cdef char* strip = strip_of_thread()
-    cdef Py_ssize_t blocks = pieces(K, DEEP)
-    cdef Asked asked = Asked(ahead, pieces(ahead_size, 6 * 64 * blocks * pieces(M, PAIR) * pieces(N, PAIR)))
-    cdef Start begun = Start(NULL, 0, NULL)
-    cdef bint large = tiles_size(K, N) > LARGE_TILES
-    cdef Py_ssize_t i, k, q, rows, some
-    tiles_begin()
-    for i in range(pieces(M, MOST_ROWS)):
-        rows = min(<Py_ssize_t>MOST_ROWS, M - i * MOST_ROWS)
-        some = STRIP_SIZE // (2 * pieces(rows, PAIR) * A_BLOCK)
-        for q in range(pieces(blocks, some)):
-            k = q * some * DEEP
-            split_rows(strip, a + i * MOST_ROWS * a_row + k, a_row, rows, min(some * DEEP, K - k))
-            add_strip(strip, i * MOST_ROWS, rows, min(some, blocks - q * some), tiles + q * some * B_BLOCK,
-                      blocks * B_BLOCK, N, &begun if q > 0 else &start, c, c_row, large, &asked)
-    tiles_end()
+                 low + rows - n, N - j)
 
 
 cdef inline void add_outer_tiles(
@@ -407,8 +260,6 @@ cdef inline void add_outer_tiles(
     cdef char* strip = strip_of_thread()
     cdef Py_ssize_t blocks = pieces(K, DEEP)
     cdef Py_ssize_t some = STRIP_SIZE // (blocks * A_BLOCK) * SIDE
-    cdef Asked asked = Asked(b, 0)
-    cdef Start begun = Start(NULL, 0, NULL)
     cdef Py_ssize_t i, r, q, j, width
     for i in range(pieces(high - low, some)):
         j = low + i * some
@@ -417,7 +268,7 @@ cdef inline void add_outer_tiles(
             for q in range(blocks):
                 split_transposed(a + j + r * SIDE, a_row, rows + q * DEEP, K - q * DEEP, width - r * SIDE,
                                  strip + (r * blocks + q) * A_BLOCK, TILE)
-        add_strip(strip, j, width, blocks, b, blocks * B_BLOCK, N, &begun, c, c_row, False, &asked)
+        add_strip(strip, j, width, blocks, b, blocks * B_BLOCK, N, c, c_row)
 
 
 cdef inline void tile_some_rows(

@@ -1,0 +1,220 @@
+/* Rows of floats as fixed-point numbers of three digits, and back from sums of the products of digits. */
+#ifndef RNN_DIGITS_H
+#define RNN_DIGITS_H
+
+#include "_tiles.h"
+
+/* A row of c, or a column of weights, is a number of units each; the largest is below 127.5 * 65536 of them, so that no
+   digit leaves -128 ... 127. */
+#define RNN_MOST_UNITS 8355584.0f
+
+/* Some rows of c, all of whose columns are multiplied. */
+struct rnn_result {
+    const float* start;                   /* row i begins as row i of this, or as row ids[i] where ids is given */
+    ptrdiff_t start_row;
+    const ptrdiff_t* ids;
+    float* c;
+    ptrdiff_t c_row;
+    ptrdiff_t first, rows, columns;
+    const float* units;                   /* of these rows of a */
+    ptrdiff_t step;                       /* bytes from one of four sums to the next */
+};
+
+/* 16 rows and 16 columns of them at most, whose sums of products are known. */
+struct rnn_corner {
+    const char* sums;
+    const float* column_units;
+    ptrdiff_t row, end, column;           /* the rows that are left, counted from the first one */
+};
+
+enum { RNN_DIGITS_ROWS = 64, RNN_DIGITS_DEEPEST = 1024 };
+
+struct rnn_digits_room {
+    char strip[RNN_DIGITS_ROWS * RNN_DIGITS_DEEPEST * 3];     /* rows of a */
+    char sums[8 * 1024];                                      /* of some corners */
+    float units[RNN_DIGITS_ROWS];                             /* of the rows */
+};
+
+#if defined(__AMX_INT8__) && defined(__AVX512BW__)
+
+enum { RNN_DIGITS = 1 };
+
+/* Each thread's own: too much for the stack of some. */
+static inline struct rnn_digits_room* rnn_digits_room(void) {
+    static _Thread_local struct rnn_digits_room room __attribute__((aligned(64)));
+    return &room;
+}
+
+/* Tiles of 16 rows of 64 bytes; but some have `rows`: those of a and of c. */
+static inline void rnn_digits_begin(ptrdiff_t rows) {
+    struct {
+        unsigned char palette, start_row, reserved[14];
+        unsigned short row_bytes[16];
+        unsigned char rows[16];
+    } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    int i;
+    for (i = 0; i < 5; i++) shape.rows[i] = (unsigned char)rows;
+    _tile_loadconfig(&shape);
+}
+
+/* The larger one of sizes, as bits: any NaN is larger than all numbers. */
+static inline __m512i rnn_larger(__m512i most, __m512 x) {
+    return _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff)));
+}
+
+/* How many numbers of the largest size make a unit, and the unit, in 1/65536. Tiny ones count as zeros. What is not
+   finite makes the unit NaN. */
+static inline __m512 rnn_per_unit(__m512 most) {
+    const __m512 least = _mm512_set1_ps(0x1p-100f);
+    return _mm512_div_ps(_mm512_set1_ps(RNN_MOST_UNITS), _mm512_max_ps(least, most));
+}
+
+static inline __m512 rnn_unit(__m512 most) {
+    const __m512 least = _mm512_set1_ps(0x1p-100f);
+    return _mm512_fmadd_ps(_mm512_max_ps(least, most), _mm512_set1_ps(65536 / RNN_MOST_UNITS), _mm512_sub_ps(most, most));
+}
+
+/* The digits of 64 numbers, the highest one first: lane i of each holds those of numbers i, 16 + i, 32 + i, 48 + i.
+   In base 256, a digit of -128 ... 127 is a byte of the number + 0x808080, less 128. */
+static inline void rnn_digits_of(__m512 a, __m512 b, __m512 c, __m512 d, __m512i* digits) {
+    const __m512i bias = _mm512_set1_epi32(0x808080), signs = _mm512_set1_epi32((int)0x80808080u);
+    const __m512i even = _mm512_set1_epi32(0x00ff00ff), low = _mm512_set1_epi32(0xffff);
+    __m512i i = _mm512_add_epi32(_mm512_cvtps_epi32(a), bias), j = _mm512_add_epi32(_mm512_cvtps_epi32(b), bias);
+    __m512i k = _mm512_add_epi32(_mm512_cvtps_epi32(c), bias), l = _mm512_add_epi32(_mm512_cvtps_epi32(d), bias);
+    __m512i ij, kl;
+#define RNN_SELECT(mask, x, y) _mm512_ternarylogic_epi32(mask, x, y, 0xca)      /* bits of x where mask has them */
+    ij = RNN_SELECT(even, i, _mm512_slli_epi32(j, 8));                          /* bytes i0 j0 i2 j2 */
+    kl = RNN_SELECT(even, k, _mm512_slli_epi32(l, 8));
+    digits[0] = _mm512_xor_si512(RNN_SELECT(low, _mm512_srli_epi32(ij, 16), kl), signs);
+    digits[2] = _mm512_xor_si512(RNN_SELECT(low, ij, _mm512_slli_epi32(kl, 16)), signs);
+    ij = RNN_SELECT(even, _mm512_srli_epi32(i, 8), j);                          /* i1 j1 */
+    kl = RNN_SELECT(even, _mm512_srli_epi32(k, 8), l);
+    digits[1] = _mm512_xor_si512(RNN_SELECT(low, ij, _mm512_slli_epi32(kl, 16)), signs);
+#undef RNN_SELECT
+}
+
+/* The digits of a row, in blocks of 64 numbers, and its unit. */
+static inline void rnn_digits_of_row(const float* a, ptrdiff_t count, char* to, ptrdiff_t block, ptrdiff_t step,
+                                     float* unit) {
+    __m512i most = _mm512_setzero_si512(), digits[3];
+    __m512 largest, scale;
+    ptrdiff_t k;
+    int i;
+    for (k = 0; k < count; k += 16) most = rnn_larger(most, rnn_some(a + k, count - k));
+    largest = _mm512_castsi512_ps(_mm512_set1_epi32((int)_mm512_reduce_max_epu32(most)));
+    scale = rnn_per_unit(largest);
+    *unit = _mm512_cvtss_f32(rnn_unit(largest));
+    for (k = 0; k < count; k += 64, to += block) {
+        rnn_digits_of(_mm512_mul_ps(rnn_some(a + k, count - k), scale),
+                      _mm512_mul_ps(rnn_some(a + k + 16, count - k - 16), scale),
+                      _mm512_mul_ps(rnn_some(a + k + 32, count - k - 32), scale),
+                      _mm512_mul_ps(rnn_some(a + k + 48, count - k - 48), scale), digits);
+        for (i = 0; i < 3; i++) _mm512_store_si512(to + i * step, digits[i]);
+    }
+}
+
+/* Rows of 64 zeros. */
+static inline void rnn_zero_rows(char* to, ptrdiff_t rows) {
+    for (; rows > 0; rows--, to += 64) _mm512_store_si512(to, _mm512_setzero_si512());
+}
+
+/* A block of w.T for 16 rows of w, as many as there are, and all of their columns: the units, then the tiles. */
+static inline void rnn_digits_of_columns(const float* w, ptrdiff_t w_row, ptrdiff_t rows, ptrdiff_t columns, char* to) {
+    __m512i digits[3], tiles[3][16];
+    __m512 scale[16];
+    ptrdiff_t k;
+    int i, j;
+    for (i = 0; i < 16; i++) {
+        __m512i most = _mm512_setzero_si512();
+        __m512 largest;
+        for (k = 0; k < (i < rows ? columns : 0); k += 16) most = rnn_larger(most, rnn_some(w + i * w_row + k, columns - k));
+        largest = _mm512_castsi512_ps(_mm512_set1_epi32((int)_mm512_reduce_max_epu32(most)));
+        scale[i] = rnn_per_unit(largest);
+        ((float*)to)[i] = _mm512_cvtss_f32(rnn_unit(largest));
+    }
+    to += 64;
+    for (k = 0; k < columns; k += 64, to += 3 * 1024) {
+        for (i = 0; i < 16; i++) {
+            const float* from = w + i * w_row + k;
+            ptrdiff_t count = i < rows ? columns - k : 0;
+            rnn_digits_of(_mm512_mul_ps(rnn_some(from, count), scale[i]),
+                          _mm512_mul_ps(rnn_some(from + 16, count - 16), scale[i]),
+                          _mm512_mul_ps(rnn_some(from + 32, count - 32), scale[i]),
+                          _mm512_mul_ps(rnn_some(from + 48, count - 48), scale[i]), digits);
+            for (j = 0; j < 3; j++) tiles[j][i] = digits[j];
+        }
+        for (j = 0; j < 3; j++) {
+            rnn_transpose_16((__m512*)tiles[j]);
+            for (i = 0; i < 16; i++) _mm512_store_si512(to + j * 1024 + i * 64, tiles[j][i]);
+        }
+    }
+}
+
+/* The row of w (groups * size, ..) that stands at k of (groups * stride, ..), or zeros for padding. */
+static inline __m512 rnn_row_at(const float* w, ptrdiff_t w_row, ptrdiff_t groups, ptrdiff_t size, ptrdiff_t stride,
+                                ptrdiff_t k, ptrdiff_t columns) {
+    if (size != stride) {
+        ptrdiff_t group = k / stride, unit = k % stride;
+        if (unit >= size) return _mm512_setzero_ps();
+        k = group * size + unit;
+    }
+    return k < groups * size ? rnn_some(w + k * w_row, columns) : _mm512_setzero_ps();
+}
+
+/* A block of w for 16 of its columns, as many as there are, likewise. */
+static inline void rnn_digits_of_rows(const float* w, ptrdiff_t w_row, ptrdiff_t groups, ptrdiff_t size,
+                                      ptrdiff_t stride, ptrdiff_t columns, char* to) {
+    __m512i most = _mm512_setzero_si512(), digits[3];
+    __m512 scale, x[4];
+    ptrdiff_t k;
+    int i, j;
+    for (k = 0; k < groups * size; k++) most = rnn_larger(most, rnn_some(w + k * w_row, columns));
+    scale = rnn_per_unit(_mm512_castsi512_ps(most));
+    _mm512_store_ps(to, rnn_unit(_mm512_castsi512_ps(most)));
+    to += 64;
+    for (k = 0; k < groups * stride; k += 64, to += 3 * 1024)
+        for (i = 0; i < 16; i++) {
+            for (j = 0; j < 4; j++)
+                x[j] = _mm512_mul_ps(rnn_row_at(w, w_row, groups, size, stride, k + 16 * j + i, columns), scale);
+            rnn_digits_of(x[0], x[1], x[2], x[3], digits);
+            for (j = 0; j < 3; j++) _mm512_store_si512(to + j * 1024 + i * 64, digits[j]);
+        }
+}
+
+/* The next rows of a corner: each is where it starts + the four sums of its products, 256 times less each, in units. */
+static inline void rnn_finish_rows(const struct rnn_result* result, struct rnn_corner* corner, ptrdiff_t count) {
+    const __m512 less = _mm512_set1_ps(1 / 256.0f);
+    const ptrdiff_t end = corner->row + count < corner->end ? corner->row + count : corner->end;
+    const ptrdiff_t columns = result->columns - corner->column;
+    const __mmask16 some = columns < 16 ? (__mmask16)((1u << columns) - 1) : (__mmask16)0xffff;
+    __m512 column_units;
+    if (corner->row >= end) return;
+    column_units = _mm512_load_ps(corner->column_units);
+    for (; corner->row < end; corner->row++, corner->sums += 64) {
+        const ptrdiff_t row = result->first + corner->row;
+        const float* start = result->start + (result->ids ? result->ids[row] : row) * result->start_row + corner->column;
+        const __m512 units = _mm512_mul_ps(column_units, _mm512_set1_ps(result->units[corner->row]));
+        __m512 total = _mm512_cvtepi32_ps(_mm512_load_si512(corner->sums + 3 * result->step));
+        int i;
+        for (i = 2; i >= 0; i--)
+            total = _mm512_fmadd_ps(total, less, _mm512_cvtepi32_ps(_mm512_load_si512(corner->sums + i * result->step)));
+        _mm512_mask_storeu_ps(result->c + row * result->c_row + corner->column, some,
+                              _mm512_fmadd_ps(total, units, _mm512_maskz_loadu_ps(some, start)));
+    }
+}
+
+#else
+
+enum { RNN_DIGITS = 0 };
+#define rnn_digits_room() NULL
+#define rnn_digits_begin(rows) ((void)0)
+#define rnn_digits_of_row(a, count, to, block, step, unit) ((void)0)
+#define rnn_digits_of_columns(w, w_row, rows, columns, to) ((void)0)
+#define rnn_digits_of_rows(w, w_row, groups, size, stride, columns, to) ((void)0)
+#define rnn_finish_rows(result, corner, count) ((void)0)
+#define rnn_zero_rows(to, rows) ((void)0)
+#define _tile_dpbssd(c, a, b) ((void)0)
+#define _tile_zero(tile) ((void)0)
+
+#endif
+#endif
