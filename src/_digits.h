@@ -62,16 +62,14 @@ static inline __m512i rnn_larger(__m512i most, __m512 x) {
     return _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff)));
 }
 
-/* How many numbers of the largest size make a unit, and the unit, in 1/65536. Tiny ones count as zeros. What is not
-   finite makes the unit NaN. */
+/* Units in a number, and a unit times 65536, where `most` is the largest size; tiny ones are zero. Where it is not
+   finite, all digits are zero and the unit is infinite or NaN: their product is NaN. */
 static inline __m512 rnn_per_unit(__m512 most) {
-    const __m512 least = _mm512_set1_ps(0x1p-100f);
-    return _mm512_div_ps(_mm512_set1_ps(RNN_MOST_UNITS), _mm512_max_ps(least, most));
+    return _mm512_div_ps(_mm512_set1_ps(RNN_MOST_UNITS), _mm512_max_ps(_mm512_set1_ps(0x1p-100f), most));
 }
 
 static inline __m512 rnn_unit(__m512 most) {
-    const __m512 least = _mm512_set1_ps(0x1p-100f);
-    return _mm512_fmadd_ps(_mm512_max_ps(least, most), _mm512_set1_ps(65536 / RNN_MOST_UNITS), _mm512_sub_ps(most, most));
+    return _mm512_mul_ps(_mm512_max_ps(_mm512_set1_ps(0x1p-100f), most), _mm512_set1_ps(65536 / RNN_MOST_UNITS));
 }
 
 /* The digits of 64 numbers, the highest one first: lane i of each holds those of numbers i, 16 + i, 32 + i, 48 + i.

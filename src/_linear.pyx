@@ -7,7 +7,7 @@ from _gemm cimport (
 from _digits cimport digits_pay, digits_size
 from _math cimport real
 from _plan cimport (
-    MANY, Band, Blocks, OverPortion, OverRows, OverTiles, Portion, Rows, Stage as CStage, add, add_rows, add_share,
+    Band, Blocks, OverPortion, OverRows, OverTiles, Portion, Rows, Stage as CStage, add, add_rows, add_share,
     address, buffer, next_block, packed_rows, row_count, row_stride, share, span, spans, stage_capsule,
 )
 
@@ -64,8 +64,8 @@ cdef Dense* bind(list keep, object rows, object x, object y) except NULL:
 cdef int packed(
     list keep, const Dense* s, bint single, Py_ssize_t K, Py_ssize_t N, bint bounded, Weights* weights,
 ) except -1:
-    """Room for weights (K, N), as digits where they do as in _sequence.pxd."""
-    if single and bounded and digits_pay(K, N, <float*>NULL) and (s.rows.N >= MANY or s.d_weight is NULL):
+    """Room for weights (K, N), as in _sequence.pxd."""
+    if single and bounded and digits_pay(s.rows.N, K, N, s.d_weight is not NULL, <float*>NULL):
         weights.digits = True
         buffer(keep, digits_size(K, N), &weights.panels)
     elif single:

@@ -46,7 +46,6 @@ cdef extern from *:
 
 cdef enum:
     MOST = 64                    # threads
-    MANY = 16                    # sequences for which it pays to pack weights as digits for each training step
 
 cdef struct Rows:
     Py_ssize_t N, T

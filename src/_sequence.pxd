@@ -18,7 +18,7 @@ from _gemm cimport (
 from _digits cimport column_place, digits_pay, digits_size
 from _math cimport pieces, real
 from _plan cimport (
-    LITTLE, MANY, Band, Blocks, Packed, Portion, Rows, Stage, add, add_rows, add_share, address, buffer, cut,
+    LITTLE, Band, Blocks, Packed, Portion, Rows, Stage, add, add_rows, add_share, address, buffer, cut,
     fingerprint, known, packed_rows, row_stride, rows_below, share, span, spans, uint64_t, whole_batch,
 )
 
@@ -231,9 +231,8 @@ cdef inline int numbers(list keep, const Sequence* s, Py_ssize_t count, void** p
 cdef inline int packed(
     list keep, const Sequence* s, Py_ssize_t K, Py_ssize_t N, bint bounded, Weights* weights,
 ) except -1:
-    """Room for weights (K, N), as digits where these suit what is multiplied; for few rows they take too long to pack,
-    unless they stay."""
-    if s.single and bounded and digits_pay(K, N, <float*>NULL) and (s.rows.N >= MANY or not s.training):
+    """Room for weights (K, N). What they multiply may be bounded, and then they may be digits."""
+    if s.single and bounded and digits_pay(s.rows.N, K, N, s.training, <float*>NULL):
         weights.digits = True
         return buffer(keep, digits_size(K, N), &weights.panels)
     return numbers(keep, s, panels_size(K, N, <float*>NULL) if s.single else panels_size(K, N, <double*>NULL),

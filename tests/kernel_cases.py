@@ -139,6 +139,7 @@ def recurrent(
     columns: bool = False,
     rest: bool = False,
     room: bool = False,
+    bounded: bool = False,
     dtype: Any = np.float64,
     seed: int = 0,
 ) -> Case:
@@ -146,6 +147,7 @@ def recurrent(
 
     With `columns`, y is some columns of a wider array; without `read_steps`, it has no gradient. With `rest`,
     the initial states are zero, and nobody asks for their gradients. With `room`, there are N rows before y.
+    With `bounded`, x is said to be.
     """
     draw = Draw(seed, dtype)
     M, capacity, GH = rows.M, rows.N * rows.T, GATES[cell] * H
@@ -159,6 +161,7 @@ def recurrent(
         initial = {name: Variable(np.zeros((rows.N, H), dtype)) for name in initial}
     final = {f"{name}_T": draw.sink(rows.N, H) for name in states}
     x = Variable(draw.ids(M, D, capacity)) if tokens else draw.source(M, D, capacity=capacity)
+    x = x._replace(bounded=bounded)
     y = draw.sink(M, H, capacity=capacity)
     if columns:
         y = Variable(*(np.concatenate([array] * 3, axis=1)[:, H : 2 * H] for array in (y.value, y.grad)))
@@ -187,12 +190,14 @@ def linear(
     O: int = 2,  # noqa: E741
     bias: bool = True,
     last: bool = False,
+    bounded: bool = False,
     dtype: Any = np.float64,
 ) -> Case:
     draw = Draw(0, dtype)
     R, capacity = stage_rows(rows, last), rows.N * rows.T
     weights = {"weight": draw.weight(O, I)} | ({"bias": draw.source(O)} if bias else {})
     x, y = draw.source(R, I, capacity=capacity), draw.sink(R, O, capacity=capacity)
+    x = x._replace(bounded=bounded)
     stage = kernels.Linear(rows, x, y, tuple(weights.values()), last=last)
     return Case(stage, weights | {"x": first(R, x)}, {"y": first(R, y)})
 

@@ -164,8 +164,9 @@ def test_recurrent_layers_equal_the_reference(level, dtype, cell_name):
 
 
 # More rows than go through the steps at a time, longer sums, more columns and weights than stay in a cache;
-# whole and broken tiles of many rows, and steps of few rows beside them.
+# whole and broken tiles of many rows, and steps of few rows beside them; more k than are summed up as digits.
 LARGE = [(70, 9, 6, 17), (130, 3, 20, 5), (6, 2, 530, 400), (37, 5, 150, 140), (150, 2, 98, 144)]
+LARGE += [(22, 2, 90, 370)]
 
 
 @each_level
@@ -173,14 +174,17 @@ LARGE = [(70, 9, 6, 17), (130, 3, 20, 5), (6, 2, 530, 400), (37, 5, 150, 140), (
 @pytest.mark.parametrize(("cell", "options"), [("RNN", {"activation": "tanh"}), ("LSTM", {}), ("GRU", {})])
 @pytest.mark.parametrize("size", LARGE)
 def test_large_recurrent_layers_equal_the_reference(level, dtype, cell, options, size):
-    for variation in VARIATIONS[:3]:
+    for variation in (*VARIATIONS[:3], {"reverse": False, "bounded": True}):
         case = cell, options, size, variation, 0
         expected = recurrent_results("numpy", *case, np.float64)
         assert_close(recurrent_results(level, *case, dtype), expected, TOLERANCE[dtype], case)
 
 
-# With fewer products of parts, tiles of bfloat16 would come close as well, but not as close as multiply-adds.
-@pytest.mark.skipif("amx" not in LEVELS, reason="no tile registers")
+tiles = pytest.mark.skipif("amx" not in LEVELS, reason="no tile registers")
+
+
+# With fewer products of digits or parts, tiles would come close as well, but not as close as multiply-adds.
+@tiles
 @pytest.mark.parametrize("size", [(64, 9, 128, 128), (40, 3, 700, 140)])
 def test_tiles_are_as_accurate_as_multiply_adds(size):
     case = "LSTM", {}, size, {"reverse": False}, 0
@@ -190,6 +194,42 @@ def test_tiles_are_as_accurate_as_multiply_adds(size):
         assert (usual[name] != tiled[name]).any()
         errors = [np.square(results[name] - expected[name]).mean() for results in (usual, tiled)]
         assert errors[1] < errors[0], name
+
+
+# A row of x and a column of the weights are rounded to half a unit, a share of the largest number in
+# them; the products of their lowest digits alone are left out.
+@tiles
+@pytest.mark.parametrize(("N", "I", "O"), [(3, 130, 260), (40, 257, 128), (70, 1100, 130)])
+def test_errors_are_small_beside_the_largest_numbers(N, I, O):  # noqa: E741
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((N, I)) * np.exp(3 * rng.standard_normal((N, I)))
+    w = rng.standard_normal((O, I)) * 10.0 ** rng.integers(-9, 9, (O, 1))
+    x[1], w[2], w[3, 5] = 0, 0, 1e9
+    x, w, y = (array.astype(np.float32) for array in (x, w, np.zeros((N, O))))
+    predicted(kernels.load("amx").Linear, Rows(N, 1), Variable(x, bounded=True), Variable(y), (Variable(w),))
+    expected = x.astype(np.float64) @ w.T.astype(np.float64)
+    most = 8355584  # units in a number
+    unit = np.abs(x).max(axis=1).astype(np.float64)[:, None] / most * np.abs(w).max(axis=1) / most
+    assert (np.abs(y - expected) <= unit * I * (most + 128**2) + np.abs(expected) * 1e-6).all()
+    assert (np.abs(y - expected) <= unit * np.sqrt(I) * most).mean() > 0.999
+    assert (y[1] == 0).all()
+    assert (y[:, 2] == 0).all()
+
+
+# What is not finite makes its row or column NaN, and nothing else.
+@tiles
+def test_numbers_that_have_no_digits():
+    rng = np.random.default_rng(0)
+    x, w, y = (rng.standard_normal(shape).astype(np.float32) for shape in ((21, 200), (180, 200), (21, 180)))
+    x[3, 7], x[20, 199], x[5], w[9, 8], w[10] = np.nan, -np.inf, 1e-38, np.inf, 1e37
+    predicted(kernels.load("amx").Linear, Rows(21, 1), Variable(x, bounded=True), Variable(y), (Variable(w),))
+    lost = np.zeros(y.shape, bool)
+    lost[[3, 20]] = lost[:, 9] = True
+    np.testing.assert_array_equal(np.isnan(y), lost)
+    assert (np.abs(y[5, :9]) < 1e-28).all()
+    with np.errstate(all="ignore"):
+        np.testing.assert_allclose(y[0, :9], x[0].astype(np.float64) @ w[:9].T.astype(np.float64), rtol=1e-4)
+        np.testing.assert_allclose(y[0, 10], np.sum(x[0], dtype=np.float64) * 1e37, rtol=1e-5)
 
 
 # Steps enough for the weights' gradients to be summed up for each half of the batch.
@@ -206,9 +246,11 @@ def test_long_recurrent_layers_equal_the_reference(level, dtype, cell, options, 
 
 @each_level
 @each_dtype
+@pytest.mark.parametrize("bounded", [False, True])
 @pytest.mark.parametrize(("I", "O"), [(700, 800), (70, 90), (48, 5)])  # in one, in two halves
-def test_a_large_linear_layer_equals_the_reference(level, dtype, I, O):  # noqa: E741
-    assert_equal_to_reference(linear, level, dtype, rows=ragged(80, 9 if O > 5 else 160), I=I, O=O)
+def test_a_large_linear_layer_equals_the_reference(level, dtype, bounded, I, O):  # noqa: E741
+    rows = ragged(80, 9 if O > 5 else 160)
+    assert_equal_to_reference(linear, level, dtype, rows=rows, I=I, O=O, bounded=bounded)
 
 
 @each_level
@@ -412,17 +454,21 @@ def test_an_empty_sequence_hands_its_state_on(level, cell, options):
 # --- the same bits ---
 
 
+def predicted(make, rows, *arguments, **options) -> None:
+    """Run a stage forward."""
+    stage = make(rows, *arguments, **options)
+    stage.pack()
+    stage.forward()
+
+
 def run_alone(compiled, cell, options, x, weights, state) -> tuple[np.ndarray, list[np.ndarray]]:
     """Run one sequence x, (T, D) or (T,), without gradients; return its outputs and its final state."""
     T, H = len(x), len(state[0])
     y = np.empty((1 + T, H), state[0].dtype)[1:]
     initial = tuple(Variable(s[None].copy()) for s in state)
     final = tuple(Variable(np.empty((1, H), y.dtype)) for _ in state)
-    stage = getattr(compiled, cell)(
-        Rows(1, T), Variable(x), Variable(y, room=1), weights, initial, final, **options
-    )
-    stage.pack()
-    stage.forward()
+    arguments = Variable(x), Variable(y, room=1), weights, initial, final
+    predicted(getattr(compiled, cell), Rows(1, T), *arguments, **options)
     return y, [f.value[0] for f in final]
 
 
@@ -455,3 +501,37 @@ def test_a_sequence_gives_the_same_bits_in_a_batch_alone_and_streamed(level, dty
                 y, last = alone(compiled, cell, directed, case.x[here], weights, state)
                 np.testing.assert_array_equal(y, case.outputs["y"].value[here])
                 np.testing.assert_array_equal(last, final)
+
+
+# Weights enough to be packed as digits where a level has them, and more k than are summed up as such; rows
+# for whole blocks, for parts of one, and more than are multiplied at a time.
+@each_level
+@pytest.mark.parametrize(
+    ("cell", "options", "H"),
+    [
+        ("RNN", {"activation": "tanh"}, 200),
+        ("RNN", {"activation": "sigmoid"}, 1100),
+        ("LSTM", {}, 130),
+        ("LSTM", {}, 370),
+        ("GRU", {"reset_after": True}, 190),
+        ("GRU", {"reset_after": False}, 190),
+    ],
+)
+def test_a_row_gives_the_same_bits_among_any_others(level, cell, options, H):
+    draw, D, T, N = Draw(0, np.float32), 100, 2, 70
+    weights = tuple(Variable(draw.weight(GATES[cell] * H, size).value) for size in (D, H))
+    x, states = draw.array(T, N, D), [draw.array(N, H) for _ in range(STATES[cell])]
+
+    def outputs(first: int, last: int) -> list[np.ndarray]:
+        rows = last - first
+        initial = tuple(Variable(state[first:last].copy()) for state in states)
+        final = tuple(Variable(np.empty((rows, H), np.float32)) for _ in states)
+        y = np.empty((T, rows, H), np.float32)
+        arguments = Variable(x[:, first:last].reshape(-1, D).copy(), bounded=True), Variable(y.reshape(-1, H))
+        make = getattr(kernels.load(level), cell)
+        predicted(make, Rows(rows, T), *arguments, weights, initial, final, **options)
+        return [y, *(variable.value[None] for variable in final)]
+
+    for first, last in [(0, 1), (1, 3), (4, 8), (3, 8), (60, 69), (5, 21), (7, 24), (30, 63), (6, 70)]:
+        for some, whole in zip(outputs(first, last), outputs(0, N), strict=True):
+            np.testing.assert_array_equal(some, whole[:, first:last])
