@@ -295,6 +295,17 @@ cdef inline void multiply_few(Room* room, const Operand* b, const Result* c) noe
             finish_rows(c, &ready, FEW)
 
 
+cdef inline Py_ssize_t some_rows(Py_ssize_t rows, bint large) noexcept nogil:
+    """How many rows to multiply next: whole blocks, or of half a block at most a few, and then again a few.
+
+    Large weights come from afar but once for all of them.
+    """
+    if rows <= (FEW if large else 2 * FEW):
+        return min(rows, <Py_ssize_t>FEW)
+    rows = min(rows, <Py_ssize_t>MOST_ROWS)
+    return rows if large or rows % SIDE > 2 * FEW else rows // SIDE * SIDE
+
+
 cdef inline void add_digits_product(
     Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const float* start, Py_ssize_t start_row, const Py_ssize_t* ids,
     const float* a, Py_ssize_t a_row, const char* digits, float* c, Py_ssize_t c_row, const char* ahead,
@@ -309,9 +320,7 @@ cdef inline void add_digits_product(
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t q, k, rows, depth
     while i < M:
-        rows = min(<Py_ssize_t>MOST_ROWS, M - i)
-        if not large and rows > FEW and rows % SIDE <= FEW:      # a few are left for the next time
-            rows -= rows % SIDE
+        rows = some_rows(M - i, large)
         digits_begin(SIDE if rows > FEW else 4 * rows)
         for q in range(pieces(K, DEEPEST)):
             k = q * DEEPEST
