@@ -306,7 +306,7 @@ class Plan:
     # the passes
 
     def pack(self) -> None:
-        """Read the weights: before a forward pass, if they or the lengths may have changed."""
+        """Read the weights: before a forward pass, if they may have changed."""
         self._forward.pack()
 
     def forward(self) -> None:

@@ -57,7 +57,6 @@ cdef extern from "_digits.h":
     void multiply_add "_tile_dpbssd"(int c, int a, int b) noexcept nogil
     void tile_zero "_tile_zero"(int tile) noexcept nogil
     void prefetch "rnn_tiles_prefetch"(const void* place) noexcept nogil     # not into the nearest cache
-    void prefetch_near "rnn_tiles_prefetch_near"(const void* place) noexcept nogil
 
 cdef enum:
     DEEP = 64                    # k of a block
@@ -265,7 +264,7 @@ cdef inline void multiply_many(Room* room, const Operand* b, const Result* c, As
     cdef Py_ssize_t tall = pieces(c.rows, SIDE)
     cdef Corner ready = Corner(NULL, NULL, 0, 0, 0)
     cdef char* sums = room.sums
-    cdef char* earlier = room.sums + 4 * TILE
+    cdef char* others = room.sums + 4 * TILE
     cdef Asked next_b
     cdef Py_ssize_t p, i, j
     for p in range(pieces(b.columns, SIDE)):
@@ -275,7 +274,7 @@ cdef inline void multiply_many(Room* room, const Operand* b, const Result* c, As
             multiply_block(room.strip + i * b.blocks * BLOCK, tiles_at(b, j), b.blocks, sums, c, &ready,
                            &next_b if b.large else asked)
             ready = Corner(sums, units_at(b, j), i * SIDE, min((i + 1) * SIDE, c.rows), j)
-            sums, earlier = earlier, sums
+            sums, others = others, sums
     finish_rows(c, &ready, SIDE)
 
 

@@ -176,32 +176,31 @@ cdef inline Term term_of(Py_ssize_t K, const void* a, Py_ssize_t a_row, const We
     return Term(K, a, a_row, weights.panels, weights.digits)
 
 
+# See product, whose arguments are these, and outer_product
+ctypedef void (*Product_f)(
+    Py_ssize_t M, Py_ssize_t N, const float* start, Py_ssize_t start_row, const Py_ssize_t* ids,
+    const Term* terms, Py_ssize_t count, float* c, Py_ssize_t c_row,
+    const void* ahead, Py_ssize_t ahead_size, bint back) noexcept nogil
+ctypedef void (*Product_d)(
+    Py_ssize_t M, Py_ssize_t N, const double* start, Py_ssize_t start_row, const Py_ssize_t* ids,
+    const Term* terms, Py_ssize_t count, double* c, Py_ssize_t c_row,
+    const void* ahead, Py_ssize_t ahead_size, bint back) noexcept nogil
+ctypedef void (*OuterProduct_f)(
+    const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
+    const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
+    float* c, Py_ssize_t c_row, float* scratch, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
+ctypedef void (*OuterProduct_d)(
+    const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
+    const double* a, Py_ssize_t a_row, const double* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
+    double* c, Py_ssize_t c_row, double* scratch, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
+
 cdef struct Gemm:
-    void (*product_f)(
-        Py_ssize_t M, Py_ssize_t N, const float* start, Py_ssize_t start_row, const Py_ssize_t* ids,
-        const Term* terms, Py_ssize_t count, float* c, Py_ssize_t c_row,
-        const void* ahead, Py_ssize_t ahead_size, bint back) noexcept nogil
-    void (*product_d)(
-        Py_ssize_t M, Py_ssize_t N, const double* start, Py_ssize_t start_row, const Py_ssize_t* ids,
-        const Term* terms, Py_ssize_t count, double* c, Py_ssize_t c_row,
-        const void* ahead, Py_ssize_t ahead_size, bint back) noexcept nogil
-    void (*outer_product_f)(
-        const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
-        const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
-        float* c, Py_ssize_t c_row, float* scratch, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
-    void (*outer_product_d)(
-        const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
-        const double* a, Py_ssize_t a_row, const double* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
-        double* c, Py_ssize_t c_row, double* scratch, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
-    # Of floats: of digits, and where tiles pay
-    void (*product_digits)(
-        Py_ssize_t M, Py_ssize_t N, const float* start, Py_ssize_t start_row, const Py_ssize_t* ids,
-        const Term* terms, Py_ssize_t count, float* c, Py_ssize_t c_row,
-        const void* ahead, Py_ssize_t ahead_size, bint back) noexcept nogil
-    void (*outer_product_tiles)(
-        const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
-        const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
-        float* c, Py_ssize_t c_row, float* scratch, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
+    Product_f product_f
+    Product_d product_d
+    Product_f product_digits     # where the last term is one of digits
+    OuterProduct_f outer_product_f
+    OuterProduct_d outer_product_d
+    OuterProduct_f outer_product_tiles   # where tiles pay
 
 
 cdef inline const Gemm* gemm_of(object module_name) except NULL:

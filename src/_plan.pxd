@@ -86,7 +86,7 @@ cdef struct Stage:
     Py_ssize_t weights      # bytes of those that every step needs; 0: none does
     Py_ssize_t team         # threads that share each of its products, where they do not share the rows; they meet in
     Parallel parallel
-    OverTiles pack          # reads the weights into panels, or tiles, as the rows at hand need them; or NULL
+    OverTiles pack          # reads the weights into panels, or digits; or NULL
     OverRows forward
     OverRows backward
     OverPortion accumulate  # sums up the weights' gradients, or NULL;

@@ -26,7 +26,6 @@ static inline void rnn_tiles_begin(void) {
 }
 
 #define rnn_tiles_prefetch(place) __builtin_prefetch(place, 0, 2)
-#define rnn_tiles_prefetch_near(place) __builtin_prefetch(place, 0, 3)
 
 /* Compilers do not know that tiles are loaded from memory and stored to it. */
 #define rnn_tiles_settle() __asm__ volatile("" ::: "memory")
@@ -103,7 +102,6 @@ enum { RNN_TILES = 0, RNN_STRIP = 1 };
 #define rnn_split(low, low_count, high, high_count, to, step) ((void)0)
 #define rnn_split_transposed(a, a_row, rows, row_count, columns, to, step) ((void)0)
 #define rnn_tiles_prefetch(place) ((void)0)
-#define rnn_tiles_prefetch_near(place) ((void)0)
 #define rnn_tiles_settle() ((void)0)
 #define _tile_release() ((void)0)
 #define _tile_loadd(tile, from, step) ((void)0)

@@ -63,6 +63,24 @@ cdef inline char* tiles_place(char* tiles, Py_ssize_t K, Py_ssize_t k, Py_ssize_
 # c += a @ b: four tiles of c stay in registers. The products of a block of k come in one order in both shapes:
 # of the parts of a and b 2 0, 1 0, 1 1, 0 1, 0 0, 0 2; from one to the next one operand changes.
 
+cdef inline void load_a(const char* a, Py_ssize_t a_step) noexcept nogil:
+    tile_load(4, a, 64)
+    tile_load(5, a + a_step, 64)
+
+
+cdef inline void load_b(const char* b) noexcept nogil:
+    tile_load(6, b, 64)
+    tile_load(7, b + TILE, 64)
+
+
+cdef inline void add_four() noexcept nogil:
+    """The parts of a in registers times those of b."""
+    tile_multiply_add(0, 4, 6)
+    tile_multiply_add(1, 4, 7)
+    tile_multiply_add(2, 5, 6)
+    tile_multiply_add(3, 5, 7)
+
+
 cdef inline void two_by_two(
     const char* a, Py_ssize_t a_step, const char* b, Py_ssize_t blocks, float* c, Py_ssize_t c_row,
 ) noexcept nogil:
@@ -75,44 +93,19 @@ cdef inline void two_by_two(
     tile_load(2, c + SIDE * c_row, step)
     tile_load(3, c + SIDE * c_row + SIDE, step)
     for _ in range(blocks):
-        tile_load(4, a + 2 * TILE, 64)
-        tile_load(6, b, 64)
-        tile_multiply_add(0, 4, 6)
-        tile_load(7, b + TILE, 64)
-        tile_multiply_add(1, 4, 7)
-        tile_load(5, a + a_step + 2 * TILE, 64)
-        tile_multiply_add(2, 5, 6)
-        tile_multiply_add(3, 5, 7)
-        tile_load(4, a + TILE, 64)
-        tile_multiply_add(0, 4, 6)
-        tile_multiply_add(1, 4, 7)
-        tile_load(5, a + a_step + TILE, 64)
-        tile_multiply_add(2, 5, 6)
-        tile_multiply_add(3, 5, 7)
-        tile_load(6, b + 2 * TILE, 64)
-        tile_multiply_add(0, 4, 6)
-        tile_load(7, b + 3 * TILE, 64)
-        tile_multiply_add(1, 4, 7)
-        tile_multiply_add(2, 5, 6)
-        tile_multiply_add(3, 5, 7)
-        tile_load(4, a, 64)
-        tile_multiply_add(0, 4, 6)
-        tile_multiply_add(1, 4, 7)
-        tile_load(5, a + a_step, 64)
-        tile_multiply_add(2, 5, 6)
-        tile_multiply_add(3, 5, 7)
-        tile_load(6, b, 64)
-        tile_multiply_add(0, 4, 6)
-        tile_load(7, b + TILE, 64)
-        tile_multiply_add(1, 4, 7)
-        tile_multiply_add(2, 5, 6)
-        tile_multiply_add(3, 5, 7)
-        tile_load(6, b + 4 * TILE, 64)
-        tile_multiply_add(0, 4, 6)
-        tile_load(7, b + 5 * TILE, 64)
-        tile_multiply_add(1, 4, 7)
-        tile_multiply_add(2, 5, 6)
-        tile_multiply_add(3, 5, 7)
+        load_a(a + 2 * TILE, a_step)
+        load_b(b)
+        add_four()
+        load_a(a + TILE, a_step)
+        add_four()
+        load_b(b + 2 * TILE)
+        add_four()
+        load_a(a, a_step)
+        add_four()
+        load_b(b)
+        add_four()
+        load_b(b + 4 * TILE)
+        add_four()
         a += A_BLOCK
         b += B_BLOCK
     tile_store(0, c, step)
