@@ -63,9 +63,11 @@ cdef enum:
     BLOCK = 3 * TILE
     UNITS = 4 * SIDE             # bytes
     FEW = 4                      # rows whose sums fit into one tile
-    MANY = 16                    # rows; for fewer it takes too long to pack digits anew for each training step
     LEAST = 1 << 14              # weights; fewer stay in the nearest cache as floats,
     LEAST_ALONE = 1 << 15        # and to multiply a row by fewer takes less time than to wake the tile registers
+    MANY = 16                    # rows that always gain; fewer need
+    LEAST_WORK = 1 << 19         # so many multiply-adds a step, and
+    LEAST_ROWS = 128             # rows of all steps, as digits are packed anew for each training step
     LARGE = 3 << 19              # bytes of weights that the second cache does not hold beside all else
 
 
@@ -80,15 +82,17 @@ cdef inline Py_ssize_t digits_size(Py_ssize_t K, Py_ssize_t N) noexcept nogil:
 
 
 cdef inline bint digits_pay(
-    Py_ssize_t rows, Py_ssize_t K, Py_ssize_t N, bint training, real* kind,
+    Py_ssize_t rows, Py_ssize_t steps, Py_ssize_t K, Py_ssize_t N, bint training, real* kind,
 ) noexcept nogil:
     """Whether to multiply by weights (K, N) like that: there are many, and enough of their blocks is k and columns.
 
     A prediction gives a sequence the same bits by itself: there the number of rows does not count.
     """
     cdef Py_ssize_t blocks = pieces(K, DEEP) * DEEP * pieces(N, SIDE) * SIDE
+    cdef bint enough = rows >= MANY or (
+        rows >= FEW and rows * K * N >= LEAST_WORK and rows * steps >= LEAST_ROWS)
     return (DIGITS and real is float and 5 * K * N >= 3 * blocks
-            and (rows >= MANY and K * N >= LEAST if training else K * N >= LEAST_ALONE))
+            and (enough and K * N >= LEAST if training else K * N >= LEAST_ALONE))
 
 
 cdef inline char* column_place(char* digits, Py_ssize_t K, Py_ssize_t j) noexcept nogil:

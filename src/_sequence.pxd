@@ -232,7 +232,7 @@ cdef inline int packed(
     list keep, const Sequence* s, Py_ssize_t K, Py_ssize_t N, bint bounded, Weights* weights,
 ) except -1:
     """Room for weights (K, N). What they multiply may be bounded, and then they may be digits."""
-    if s.single and bounded and digits_pay(s.rows.N, K, N, s.training, <float*>NULL):
+    if s.single and bounded and digits_pay(s.rows.N, s.rows.T, K, N, s.training, <float*>NULL):
         weights.digits = True
         return buffer(keep, digits_size(K, N), &weights.panels)
     return numbers(keep, s, panels_size(K, N, <float*>NULL) if s.single else panels_size(K, N, <double*>NULL),

@@ -166,7 +166,7 @@ def test_recurrent_layers_equal_the_reference(level, dtype, cell_name):
 # More rows than go through the steps at a time, longer sums, more columns and weights than stay in a cache;
 # whole and broken tiles of many rows, and steps of few rows beside them; more k than are summed up as digits.
 LARGE = [(70, 9, 6, 17), (130, 3, 20, 5), (6, 2, 530, 400), (37, 5, 150, 140), (150, 2, 98, 144)]
-LARGE += [(22, 2, 90, 370)]
+LARGE += [(22, 2, 90, 370), (5, 26, 8, 330)]
 
 
 @each_level
