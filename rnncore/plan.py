@@ -194,7 +194,7 @@ class Plan:
     def variable(
         self, shape: tuple[int, ...], grad: bool = True, room: int = 0, bounded: bool = False
     ) -> Variable:
-        """Return a buffer, with so many rows of room before it, and as the variable is.
+        """Return a buffer, with so many rows of room before it, whose numbers may be said to be bounded.
 
         In training it has a gradient, which every backward pass begins from zero.
         """

@@ -43,7 +43,7 @@ class Variable(NamedTuple):
     room : int
         Rows of memory before the first: in front of its outputs, a recurrent layer keeps its initial state.
     bounded : bool
-        Whether no number is much larger than all others of its row may be: hidden states lie in -1 ... 1.
+        Whether no number is much larger than the others of its row, as of hidden states, in -1 ... 1.
     """
 
     value: np.ndarray

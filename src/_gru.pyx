@@ -157,16 +157,16 @@ cdef void sequence_backward(Sequence* s, real* gates, const Band* band) noexcept
         m = step.row + step.low
         if not s.reset_after:
             fill_bytes(d_reset + step.low * s.stride, 0, count * s.stride * sizeof(real))
-            hidden_gradient(s, &step, &s.groups[1], step.low, step.high, gates + m * s.width + s.groups[1].begin,
+            hidden_gradient(s, &s.groups[1], step.low, step.high, gates + m * s.width + s.groups[1].begin,
                             s.width, d_reset, back_or_forth(s, i))
         for n in range(step.low, step.high):
             reset_backward(s.stride, s.reset_after, gates + (step.row + n) * s.width,
                            h + s.previous[step.row + n] * s.h_row, kept + (step.row + n) * s.stride,
                            dh + n * s.stride, d_reset + n * s.stride)
         if s.reset_after:
-            hidden_gradient(s, &step, &s.groups[1], step.low, high, kept + m * s.stride, s.stride, dh,
+            hidden_gradient(s, &s.groups[1], step.low, high, kept + m * s.stride, s.stride, dh,
                             back_or_forth(s, i))
-        hidden_gradient(s, &step, &s.groups[0], step.low, high, gates + m * s.width, s.width, dh,
+        hidden_gradient(s, &s.groups[0], step.low, high, gates + m * s.width, s.width, dh,
                         gates_ahead(s, i - 1, band, gates))
         step_input_gradient(s, &step, gates)
     add_initial_gradient(s, &s.states[0], dh, band)

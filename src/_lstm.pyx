@@ -101,7 +101,7 @@ cdef void sequence_backward(Sequence* s, real* gates, const Band* band) noexcept
             arriving_gradient(s, &step, n, dh + n * s.stride, dc + n * s.stride)
             cell_backward(s.stride, gates + m * s.width, c + s.previous[m] * s.stride, tanh_c + m * s.stride,
                           dh + n * s.stride, dc + n * s.stride)
-        hidden_gradient(s, &step, &s.groups[0], step.low, handed_on(s, &step), gates + (step.row + step.low) * s.width,
+        hidden_gradient(s, &s.groups[0], step.low, handed_on(s, &step), gates + (step.row + step.low) * s.width,
                         s.width, dh, gates_ahead(s, i - 1, band, gates))
         step_input_gradient(s, &step, gates)
     add_initial_gradient(s, &s.states[0], dh, band)

@@ -124,7 +124,7 @@ cdef void sequence_backward(Sequence* s, real* dz, const Band* band) noexcept no
                 s.slope_terms[m] = slope_term(s.H, z + m * s.stride, dh + n * s.stride)
             cell_backward(s.kind, s.stride, h + m * s.h_row, z + m * s.stride, slope, dh + n * s.stride,
                           dz + m * s.width)
-        hidden_gradient(s, &step, &s.groups[0], step.low, handed_on(s, &step), dz + (step.row + step.low) * s.width,
+        hidden_gradient(s, &s.groups[0], step.low, handed_on(s, &step), dz + (step.row + step.low) * s.width,
                         s.width, dh, gates_ahead(s, i - 1, band, dz))
         step_input_gradient(s, &step, dz)
     add_initial_gradient(s, &s.states[0], dh, band)

@@ -624,8 +624,7 @@ cdef inline Py_ssize_t handed_on(const Sequence* s, const Step* step) noexcept n
 
 
 cdef inline void hidden_gradient(
-    const Sequence* s, const Step* step, const Group* group, Py_ssize_t low, Py_ssize_t high,
-    const real* dz, Py_ssize_t dz_row, real* dh,
+    const Sequence* s, const Group* group, Py_ssize_t low, Py_ssize_t high, const real* dz, Py_ssize_t dz_row, real* dh,
     Ahead ahead,
 ) noexcept nogil:
     """dh += dz @ weight_hh for rows low .. high-1; dz points at row low's of the group, dh at row 0's.
@@ -637,9 +636,7 @@ cdef inline void hidden_gradient(
     team_product(s, high - low, s.stride, dh, s.stride, NULL, &term, 1, dh, s.stride, ahead)
 
 
-cdef inline void input_gradient(
-    const Sequence* s, const real* dz, Py_ssize_t begin, Py_ssize_t count,
-) noexcept nogil:
+cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t begin, Py_ssize_t count) noexcept nogil:
     """dx += dz @ weight_ih for some packed rows."""
     cdef Term term = term_of(s.columns, dz + begin * s.width, s.width, &s.input_back)
     cdef real* dx = <real*>s.dx + begin * s.dx_row

@@ -63,6 +63,25 @@ cdef inline char* tiles_place(char* tiles, Py_ssize_t K, Py_ssize_t k, Py_ssize_
 # c += a @ b: four tiles of c stay in registers. The products of a block of k come in one order in both shapes:
 # of the parts of a and b 2 0, 1 0, 1 1, 0 1, 0 0, 0 2; from one to the next one operand changes.
 
+cdef inline void load_c(const float* c, Py_ssize_t c_row, Py_ssize_t others) noexcept nogil:
+    """Two tiles side by side, and two more behind."""
+    cdef Py_ssize_t step = c_row * sizeof(float)
+    settle()
+    tile_load(0, c, step)
+    tile_load(1, c + SIDE, step)
+    tile_load(2, c + others, step)
+    tile_load(3, c + others + SIDE, step)
+
+
+cdef inline void store_c(float* c, Py_ssize_t c_row, Py_ssize_t others) noexcept nogil:
+    cdef Py_ssize_t step = c_row * sizeof(float)
+    tile_store(0, c, step)
+    tile_store(1, c + SIDE, step)
+    tile_store(2, c + others, step)
+    tile_store(3, c + others + SIDE, step)
+    settle()
+
+
 cdef inline void load_a(const char* a, Py_ssize_t a_step) noexcept nogil:
     tile_load(4, a, 64)
     tile_load(5, a + a_step, 64)
@@ -85,13 +104,8 @@ cdef inline void two_by_two(
     const char* a, Py_ssize_t a_step, const char* b, Py_ssize_t blocks, float* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """32 rows and 32 columns of c; the second 16 rows of a lie a_step behind the first."""
-    cdef Py_ssize_t step = c_row * sizeof(float)
     cdef Py_ssize_t _
-    settle()
-    tile_load(0, c, step)
-    tile_load(1, c + SIDE, step)
-    tile_load(2, c + SIDE * c_row, step)
-    tile_load(3, c + SIDE * c_row + SIDE, step)
+    load_c(c, c_row, SIDE * c_row)
     for _ in range(blocks):
         load_a(a + 2 * TILE, a_step)
         load_b(b)
@@ -108,11 +122,7 @@ cdef inline void two_by_two(
         add_four()
         a += A_BLOCK
         b += B_BLOCK
-    tile_store(0, c, step)
-    tile_store(1, c + SIDE, step)
-    tile_store(2, c + SIDE * c_row, step)
-    tile_store(3, c + SIDE * c_row + SIDE, step)
-    settle()
+    store_c(c, c_row, SIDE * c_row)
 
 
 cdef inline void add_two(const char* b, const char* b_next) noexcept nogil:
@@ -147,13 +157,8 @@ cdef inline void one_by_four(
     const char* a, const char* b, const char* b_next, Py_ssize_t blocks, float* c, Py_ssize_t c_row,
 ) noexcept nogil:
     """16 rows and 64 columns of c, for two pairs of columns' blocks."""
-    cdef Py_ssize_t step = c_row * sizeof(float)
     cdef Py_ssize_t _
-    settle()
-    tile_load(0, c, step)
-    tile_load(1, c + SIDE, step)
-    tile_load(2, c + PAIR, step)
-    tile_load(3, c + PAIR + SIDE, step)
+    load_c(c, c_row, PAIR)
     for _ in range(blocks):
         tile_load(4, a + 2 * TILE, 64)
         tile_load(5, a + TILE, 64)
@@ -167,11 +172,7 @@ cdef inline void one_by_four(
         a += A_BLOCK
         b += B_BLOCK
         b_next += B_BLOCK
-    tile_store(0, c, step)
-    tile_store(1, c + SIDE, step)
-    tile_store(2, c + PAIR, step)
-    tile_store(3, c + PAIR + SIDE, step)
-    settle()
+    store_c(c, c_row, PAIR)
 
 
 # ---------------------------------------------------------------------------------------------
