@@ -161,7 +161,7 @@ static inline __m512 rnn_row_at(const float* w, ptrdiff_t w_row, ptrdiff_t group
 
 /* A block of w for 16 of its columns, as many as there are, likewise. */
 static inline void rnn_digits_of_rows(const float* w, ptrdiff_t w_row, ptrdiff_t groups, ptrdiff_t size,
-                                      ptrdiff_t stride, ptrdiff_t columns, char* to) {
+                                      ptrdiff_t stride, ptrdiff_t K, ptrdiff_t columns, char* to) {
     __m512i most = _mm512_setzero_si512(), digits[3];
     __m512 scale, x[4];
     ptrdiff_t k;
@@ -170,7 +170,7 @@ static inline void rnn_digits_of_rows(const float* w, ptrdiff_t w_row, ptrdiff_t
     scale = rnn_per_unit(_mm512_castsi512_ps(most));
     _mm512_store_ps(to, rnn_unit(_mm512_castsi512_ps(most)));
     to += 64;
-    for (k = 0; k < groups * stride; k += 64, to += 3 * 1024)
+    for (k = 0; k < K; k += 64, to += 3 * 1024)
         for (i = 0; i < 16; i++) {
             for (j = 0; j < 4; j++)
                 x[j] = _mm512_mul_ps(rnn_row_at(w, w_row, groups, size, stride, k + 16 * j + i, columns), scale);
@@ -208,7 +208,7 @@ enum { RNN_DIGITS = 0 };
 #define rnn_digits_begin(rows) ((void)0)
 #define rnn_digits_of_row(a, count, to, block, step, unit) ((void)0)
 #define rnn_digits_of_columns(w, w_row, rows, columns, to) ((void)0)
-#define rnn_digits_of_rows(w, w_row, groups, size, stride, columns, to) ((void)0)
+#define rnn_digits_of_rows(w, w_row, groups, size, stride, K, columns, to) ((void)0)
 #define rnn_finish_rows(result, corner, count) ((void)0)
 #define rnn_zero_rows(to, rows) ((void)0)
 #define _tile_dpbssd(c, a, b) ((void)0)

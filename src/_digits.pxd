@@ -49,8 +49,8 @@ cdef extern from "_digits.h":
         const float* w, Py_ssize_t w_row, Py_ssize_t rows, Py_ssize_t columns, char* to,
     ) noexcept nogil
     void digits_of_rows "rnn_digits_of_rows"(
-        const float* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t columns,
-        char* to,
+        const float* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t K,
+        Py_ssize_t columns, char* to,
     ) noexcept nogil
     void zero_rows "rnn_zero_rows"(char* to, Py_ssize_t rows) noexcept nogil
     void finish_rows "rnn_finish_rows"(const Result* result, Corner* corner, Py_ssize_t count) noexcept nogil
@@ -117,14 +117,14 @@ cdef inline void pack_digits_transposed(
 
 
 cdef inline void pack_digits(
-    char* digits, const float* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride,
+    char* digits, const float* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t K,
     Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
-    """Digits (groups * stride, N) of w, as pack, but columns first .. last-1: they are rounded together."""
-    cdef Py_ssize_t K = groups * stride
+    """Digits (K, N) of w, as pack, but columns first .. last-1: they are rounded together."""
     cdef Py_ssize_t i
     for i in range(first // SIDE, pieces(last, SIDE)):
-        digits_of_rows(w + i * SIDE, w_row, groups, size, stride, last - i * SIDE, column_place(digits, K, i * SIDE))
+        digits_of_rows(w + i * SIDE, w_row, groups, size, stride, K, last - i * SIDE,
+                       column_place(digits, K, i * SIDE))
 
 
 # ---------------------------------------------------------------------------------------------

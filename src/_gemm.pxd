@@ -289,6 +289,11 @@ cdef inline void zero_tiles(
 # Packing. A recurrent layer's gates lie padded to whole vectors: `groups` gates of `size` units,
 # each in `stride` columns. Threads share the units. The padding of a panel is zeroed once, when its buffer is made.
 
+cdef inline Py_ssize_t rows_of_groups(Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride) noexcept nogil:
+    """How many rows there are of such columns, less what is padding behind the last group."""
+    return (groups - 1) * stride + size
+
+
 cdef inline Py_ssize_t panel_place(
     Py_ssize_t j, Py_ssize_t K, Py_ssize_t N, Py_ssize_t* step, real* kind,
 ) noexcept nogil:
@@ -365,17 +370,18 @@ cdef inline void pack(
     const Weights* weights, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride,
     Py_ssize_t N, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    """Weights (groups * stride, N) of w (groups * size, N), the same units, or some columns; padding stays zero."""
+    """Weights (rows_of_groups, N) of w (groups * size, N), the same units, or some columns; padding stays zero."""
     cdef Py_ssize_t first = share(size, part, parts)
     cdef Py_ssize_t last = share(size, part + 1, parts)
     cdef real* panels = <real*>weights.panels
-    cdef Py_ssize_t K = groups * stride
+    cdef Py_ssize_t K = rows_of_groups(groups, size, stride)
     cdef Py_ssize_t g, u, p, j, step, columns
     cdef const real* source
     cdef real* place
     if real is float:
         if DIGITS and weights.digits:
-            pack_digits(<char*>panels, w, w_row, groups, size, stride, share(N, part, parts), share(N, part + 1, parts))
+            pack_digits(<char*>panels, w, w_row, groups, size, stride, K, share(N, part, parts),
+                        share(N, part + 1, parts))
             return
     for p in range(panel_count(N, panels)):
         j = panel_begin(p, N, panels)

@@ -83,6 +83,7 @@ cdef extern from "_vectors.h" nogil:
         LOOKS_UP "RNN_LOOKS_UP"
     void sigmoids_f "rnn_sigmoids"(Py_ssize_t size, const float* x, float* y) noexcept
     void hyperbolic_tangents_f "rnn_tanhs"(Py_ssize_t size, const float* x, float* y) noexcept
+    void exponentials_f "rnn_exponentials"(Py_ssize_t size, const float* x, float top, float* y) noexcept
 
 cdef extern from "<math.h>" nogil:
     float fabsf(float x) noexcept
@@ -245,3 +246,13 @@ cdef inline void hyperbolic_tangents(Py_ssize_t size, const real* x, real* y) no
     else:
         for j in range(size):
             y[j] = hyperbolic_tangent(x[j])
+
+
+cdef inline void exponentials(Py_ssize_t size, const real* x, real top, real* y) noexcept nogil:
+    """y = e**(x - top), none of which is larger; of any size"""
+    cdef Py_ssize_t j
+    if real is float and LOOKS_UP:
+        exponentials_f(size, x, top, y)
+    else:
+        for j in range(size):
+            y[j] = exponential(x[j] - top)

@@ -119,7 +119,7 @@ cdef inline void adam_update(
         g = grad[j] + weight_decay * p[j]
         exp_avg[j] += fresh1 * (g - exp_avg[j])
         exp_avg_sq[j] = beta2 * exp_avg_sq[j] + fresh2 * g * g
-        p[j] = shrink * p[j] - rate * exp_avg[j] / (root_of_squares(exp_avg_sq[j]) / correction + eps)
+        p[j] = shrink * p[j] - rate * exp_avg[j] / (correction * root_of_squares(exp_avg_sq[j]) + eps)
 
 
 cdef inline void adam(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
@@ -132,7 +132,7 @@ cdef inline void adam(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) noex
         end - begin, p + begin, <const real*>s.grad + begin, <real*>s.slots[0] + begin, <real*>s.slots[1] + begin,
         <real>(lr / (1 - settings[2] ** step)), <real>(1 - settings[2]), <real>settings[3],
         <real>(1 - settings[3]), <real>settings[4], <real>(1 - lr * weight_decay if decoupled else 1),
-        <real>(0 if decoupled else weight_decay), <real>sqrt(1 - settings[3] ** step),
+        <real>(0 if decoupled else weight_decay), <real>(1 / sqrt(1 - settings[3] ** step)),
     )
 
 

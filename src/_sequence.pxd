@@ -12,8 +12,8 @@ through it.
 
 from _gemm cimport (
     BAND, ROWS, STRIP, Ahead, Gemm, Term, Weights, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
-    pack_transposed, padded, panel_begin, panel_count, panels_size, product, scratch_size, term_of, transpose,
-    zero_tiles,
+    pack_transposed, padded, panel_begin, panel_count, panels_size, product, rows_of_groups, scratch_size,
+    term_of, transpose, zero_tiles,
 )
 from _digits cimport column_place, digits_pay, digits_size
 from _math cimport pieces, real
@@ -35,10 +35,11 @@ cdef struct State:               # h, and c for an LSTM; each (N, H)
 
 cdef struct Group:               # gates that one product serves: all, but a GRU's n stands alone
     Py_ssize_t gate, count       # its first gate, and how many
-    Py_ssize_t begin, columns    # where they lie in a row of gates
+    Py_ssize_t begin, columns    # where they lie in a row of gates,
+    Py_ssize_t depth             # and how many columns of dz count: behind the last unit there is but padding
     Weights input                # (D, columns)     x -> gates
     Weights hidden               # (H, columns)     h -> gates
-    Weights hidden_back          # (columns, H)     dz -> dh
+    Weights hidden_back          # (depth, H)       dz -> dh
 
 cdef struct Sequence:
     Stage stage
@@ -100,7 +101,7 @@ cdef struct Sequence:
     void* bias_n_sums            # (stride,)  and of a GRU's gradient of W_hn h + b_hn
     void* second_hh              # (G*H, H)  d_weight_hh of the second half
     void* second_ih              # (G*H, D)  and d_weight_ih, unless d_table has it
-    Weights input_back           # (columns, D)   dz -> dx
+    Weights input_back           # (rows_of_groups, D)   dz -> dx
     Packed packed                # inference alone
     void* scratch                # blocks of the weight gradients, one for each thread
     Py_ssize_t scratch_size
@@ -169,6 +170,7 @@ cdef inline Py_ssize_t odd_lines(Py_ssize_t columns, bint single) noexcept nogil
 cdef inline void set_group(const Sequence* s, Group* group, Py_ssize_t gate, Py_ssize_t count) noexcept nogil:
     group.gate, group.count = gate, count
     group.begin, group.columns = gate * s.stride, count * s.stride
+    group.depth = rows_of_groups(count, s.H, s.stride)
 
 
 cdef inline int allocate(list keep, Sequence* s, bint bounded, bint x_bounded) except -1:
@@ -192,14 +194,14 @@ cdef inline int allocate(list keep, Sequence* s, bint bounded, bint x_bounded) e
         if not s.tokens:             # of two terms, that of x is the first, and digits come last
             packed(keep, s, s.D, group.columns, x_bounded and group.hidden.digits, &group.input)
         if s.training:
-            packed(keep, s, group.columns, s.H, True, &group.hidden_back)
+            packed(keep, s, group.depth, s.H, True, &group.hidden_back)
     if s.tokens:
         numbers(keep, s, s.V * s.width, &s.table)
     if not s.training:
         return 0
     numbers(keep, s, N * s.stride, &s.dh)
     if s.dx is not NULL:
-        packed(keep, s, s.columns, s.D, True, &s.input_back)
+        packed(keep, s, rows_of_groups(s.G, s.H, s.stride), s.D, True, &s.input_back)
     from rnncore._stage import halves_pay, num_threads_to_come
     s.stage.halved = halves_pay(N, s.rows.T, weights, weights * (sizeof(float) if s.single else sizeof(double)))
     if s.stage.halved:
@@ -631,14 +633,15 @@ cdef inline void hidden_gradient(
 
     Padding stays zero.
     """
-    cdef Term term = term_of(group.columns, dz, dz_row, &group.hidden_back)
+    cdef Term term = term_of(group.depth, dz, dz_row, &group.hidden_back)
     dh += low * s.stride
     team_product(s, high - low, s.stride, dh, s.stride, NULL, &term, 1, dh, s.stride, ahead)
 
 
 cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t begin, Py_ssize_t count) noexcept nogil:
     """dx += dz @ weight_ih for some packed rows."""
-    cdef Term term = term_of(s.columns, dz + begin * s.width, s.width, &s.input_back)
+    cdef Py_ssize_t depth = rows_of_groups(s.G, s.H, s.stride)
+    cdef Term term = term_of(depth, dz + begin * s.width, s.width, &s.input_back)
     cdef real* dx = <real*>s.dx + begin * s.dx_row
     team_product(s, count, s.D, dx, s.dx_row, NULL, &term, 1, dx, s.dx_row, Ahead(NULL, 0, False))
 

@@ -18,24 +18,43 @@ static inline __m512 rnn_inverse_16(__m512 d) {
     return _mm512_fmadd_ps(guess, _mm512_min_ps(error, one), guess);
 }
 
-/* 1 / (1 + 2**t) for t = -x / ln 2 = n + r, where n is a multiple of 1/16 and |r| <= 1/32. */
+/* e**(sign x) = 2**(n + r), where n is a multiple of 1/16 and |r| <= 1/32: the bits of 16 n, in the lowest ones, n, and
+   2**r. */
+static inline __m512i rnn_split_16(__m512 x, float sign, __m512* n, __m512* power) {
+    const __m512 rounding = _mm512_set1_ps(0x1.8p19f);             /* to multiples of 1/16 */
+    const __m512 factor = _mm512_set1_ps(sign * 0x1.715476p+0f), factor_rest = _mm512_set1_ps(sign * 0x1.4ae0cp-26f);
+    __m512 shifted = _mm512_fmadd_ps(x, factor, rounding), r;
+    *n = _mm512_sub_ps(shifted, rounding);
+    r = _mm512_fmadd_ps(x, factor_rest, _mm512_fmsub_ps(x, factor, *n));
+    *power = _mm512_fmadd_ps(_mm512_set1_ps(rnn_power[3]), r, _mm512_set1_ps(rnn_power[2]));
+    *power = _mm512_fmadd_ps(*power, r, _mm512_set1_ps(rnn_power[1]));
+    *power = _mm512_fmadd_ps(*power, r, _mm512_set1_ps(rnn_power[0]));
+    return _mm512_castps_si512(shifted);
+}
+
+/* The bits of 2**n, for n - floor(n), less those of the integer part that the lowest bits of 16 n bring with them. */
+static inline __m512i rnn_power_of_16(__m512i bits) {
+    return _mm512_permutexvar_epi32(bits, _mm512_loadu_si512(rnn_power_table));
+}
+
+/* 1 / (1 + e**-x) */
 static inline __m512 rnn_sigmoid_16(__m512 x) {
-    const __m512 one = _mm512_set1_ps(1), rounding = _mm512_set1_ps(0x1.8p19f);     /* to multiples of 1/16 */
-    const __m512 factor = _mm512_set1_ps(-0x1.715476p+0f), factor_rest = _mm512_set1_ps(-0x1.4ae0cp-26f);
-    __m512 shifted, n, r, power, scale;
+    const __m512 one = _mm512_set1_ps(1);
+    __m512 n, power;
     __m512i bits;
-    x = _mm512_max_ps(_mm512_set1_ps(-0x1.62e43p+6f), x);        /* from here on 2**t is infinite */
+    x = _mm512_max_ps(_mm512_set1_ps(-0x1.62e43p+6f), x);        /* from here on e**-x is infinite */
     x = _mm512_min_ps(_mm512_set1_ps(87), x);
-    shifted = _mm512_fmadd_ps(x, factor, rounding);
-    n = _mm512_sub_ps(shifted, rounding);
-    r = _mm512_fmadd_ps(x, factor_rest, _mm512_fmsub_ps(x, factor, n));
-    power = _mm512_fmadd_ps(_mm512_set1_ps(rnn_power[3]), r, _mm512_set1_ps(rnn_power[2]));
-    power = _mm512_fmadd_ps(power, r, _mm512_set1_ps(rnn_power[1]));
-    power = _mm512_fmadd_ps(power, r, _mm512_set1_ps(rnn_power[0]));
-    bits = _mm512_castps_si512(shifted);                         /* of 16 n, in the lowest ones */
-    scale = _mm512_castsi512_ps(_mm512_add_epi32(
-        _mm512_permutexvar_epi32(bits, _mm512_loadu_si512(rnn_power_table)), _mm512_slli_epi32(bits, 19)));
-    return rnn_inverse_16(_mm512_fmadd_ps(scale, power, one));
+    bits = rnn_split_16(x, -1, &n, &power);
+    bits = _mm512_add_epi32(rnn_power_of_16(bits), _mm512_slli_epi32(bits, 19));
+    return rnn_inverse_16(_mm512_fmadd_ps(_mm512_castsi512_ps(bits), power, one));
+}
+
+/* e**x, for x <= 0 */
+static inline __m512 rnn_exponential_16(__m512 x) {
+    __m512 n, power;
+    __m512i bits = rnn_split_16(_mm512_max_ps(_mm512_set1_ps(-128), x), 1, &n, &power);
+    bits = _mm512_add_epi32(rnn_power_of_16(bits), _mm512_slli_epi32(_mm512_and_si512(bits, _mm512_set1_epi32(15)), 19));
+    return _mm512_scalef_ps(_mm512_mul_ps(_mm512_castsi512_ps(bits), power), n);
 }
 
 static inline __m512 rnn_look_up(const float* table, __m512i i) {
@@ -69,10 +88,22 @@ static inline void rnn_tanhs(ptrdiff_t size, const float* x, float* y) {
         _mm512_storeu_ps(y + j, rnn_tanh_16(_mm512_loadu_ps(x + j)));
 }
 
+/* Of any size: y = e**(x - top). */
+static inline void rnn_exponentials(ptrdiff_t size, const float* x, float top, float* y) {
+    ptrdiff_t j, whole = size / 16 * 16;
+    __mmask16 rest = (1u << (size - whole)) - 1;
+    __m512 most = _mm512_set1_ps(top);
+    for (j = 0; j < whole; j += 16)
+        _mm512_storeu_ps(y + j, rnn_exponential_16(_mm512_sub_ps(_mm512_loadu_ps(x + j), most)));
+    if (rest)
+        _mm512_mask_storeu_ps(y + j, rest, rnn_exponential_16(_mm512_sub_ps(_mm512_maskz_loadu_ps(rest, x + j), most)));
+}
+
 #else
 enum { RNN_LOOKS_UP = 0 };
 #define rnn_sigmoids(size, x, y) ((void)0)
 #define rnn_tanhs(size, x, y) ((void)0)
+#define rnn_exponentials(size, x, top, y) ((void)0)
 #endif
 
 #endif
