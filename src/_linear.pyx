@@ -1,11 +1,11 @@
 """Stages without a memory: linear maps, embeddings, dropout."""
 
 from _gemm cimport (
-    DEPTH, Ahead, Gemm, Term, Weights, add_product, copy_bytes, fill_bytes, gemm_of, outer_product, pack,
+    DEPTH, Ahead, Gemm, Term, Weights, add_product, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
     pack_transposed, panels_size, product, scratch_size, term_of, zero_tiles,
 )
 from _digits cimport digits_pay, digits_size
-from _math cimport real
+from _math cimport dot, real
 from _plan cimport (
     Band, Blocks, OverPortion, OverRows, OverTiles, Portion, Rows, Stage as CStage, add, add_rows, add_share,
     address, buffer, next_block, packed_rows, row_count, row_stride, share, span, spans, stage_capsule,
@@ -19,6 +19,7 @@ cdef struct Dense:
     Rows rows
     bint last                    # R = N, one row for each sequence; else M
     Py_ssize_t I, O              # width of x and of y
+    Py_ssize_t whole             # columns of y that are one product; a single one beyond whole vectors is dot products
     const void* x                # (R, I), or NULL where ids (R,) are given
     const Py_ssize_t* ids
     void* dx                     # NULL where nobody asks
@@ -78,19 +79,24 @@ cdef int packed(
 
 
 cdef void linear_pack(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    pack_transposed(&s.forth, <const real*>s.weight, s.I, 1, s.O, s.O, s.I, part, parts)
+    pack_transposed(&s.forth, <const real*>s.weight, s.I, 1, s.whole, s.whole, s.I, part, parts)
     if s.dx is not NULL:
         pack(&s.back, <const real*>s.weight, s.I, 1, s.O, s.O, s.I, part, parts)
 
 
 cdef void linear_forward(Dense* s, real* y, const Band* band) noexcept nogil:
-    cdef Py_ssize_t i, begin, count
-    cdef Term x
+    cdef const real* x = <const real*>s.x
+    cdef Py_ssize_t i, j, m, begin, count
+    cdef Term term
     for i in range(spans(&s.rows, s.last, band)):
         count = span(&s.rows, s.last, i, band, &begin)
-        x = term_of(s.I, <const real*>s.x + begin * s.x_row, s.x_row, &s.forth)
-        product(s.gemm, count, s.O, <const real*>s.bias, 0, NULL, &x, 1, y + begin * s.y_row, s.y_row,
+        term = term_of(s.I, x + begin * s.x_row, s.x_row, &s.forth)
+        product(s.gemm, count, s.whole, <const real*>s.bias, 0, NULL, &term, 1, y + begin * s.y_row, s.y_row,
                 Ahead(NULL, 0, False))
+        for j in range(s.whole, s.O):
+            for m in range(begin, begin + count):
+                y[m * s.y_row + j] = (
+                    (<const real*>s.bias)[j] + dot(s.I, x + m * s.x_row, <const real*>s.weight + j * s.I))
 
 
 cdef void linear_backward(Dense* s, real* y, const Band* band) noexcept nogil:
@@ -150,7 +156,8 @@ class Linear(Stage):
             buffer(keep, size * s.O, &s.zeros)
             s.bias = s.zeros
         s.scratch_size = scratch_size(s.I, <float*>NULL) if single else scratch_size(s.I, <double*>NULL)
-        packed(keep, s, single, s.I, s.O, x.bounded, &s.forth)
+        s.whole = s.O - (s.O % (lanes(<float*>NULL) if single else lanes(<double*>NULL)) == 1)
+        packed(keep, s, single, s.I, s.whole, x.bounded, &s.forth)
         packed(keep, s, single, s.O, s.I, True, &s.back)
         if s.d_weight is not NULL:
             s.stage.halved = halves_pay(s.rows.N, 1 if last else s.rows.T, s.stage.work, size * s.O * s.I)

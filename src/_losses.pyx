@@ -4,7 +4,7 @@ import numpy as np
 
 from libc.math cimport log, log1p
 
-from _math cimport exponential, exponentials, real, sigmoid
+from _math cimport LANES, dot, exponential, exponentials, real, sigmoid, total
 from _plan cimport (
     Band, OverRows, Rows, Stage as CStage, address, buffer, packed_rows, row_count, span, spans,
     stage_capsule,
@@ -13,7 +13,6 @@ from _plan cimport (
 from rnncore._stage import Stage
 
 cdef enum:
-    LANES = 16                   # chains of a row's sum or maximum: as many as the widest vector has lanes
     LOGS = 8                     # sums of exponentials whose logarithms are taken as one, that of their product
 
 cdef enum:
@@ -68,12 +67,6 @@ cdef inline void keep_larger(const Py_ssize_t half, real* lanes) noexcept nogil:
         lanes[j] = lanes[half + j] if lanes[half + j] > lanes[j] else lanes[j]
 
 
-cdef inline void add_half(const Py_ssize_t half, real* lanes) noexcept nogil:
-    cdef Py_ssize_t j
-    for j in range(half):
-        lanes[j] += lanes[half + j]
-
-
 cdef inline real maximum(Py_ssize_t size, const real* restrict x) noexcept nogil:
     cdef real lanes[LANES]
     cdef Py_ssize_t i, j
@@ -93,39 +86,12 @@ cdef inline real maximum(Py_ssize_t size, const real* restrict x) noexcept nogil
     return top
 
 
-cdef inline real total(Py_ssize_t size, const real* restrict x) noexcept nogil:
-    cdef real lanes[LANES]
-    cdef Py_ssize_t i, j
-    cdef real sum_
-    for j in range(LANES):
-        lanes[j] = 0
-    for i in range(size // LANES):
-        for j in range(LANES):
-            lanes[j] += x[i * LANES + j]
-    add_half(8, lanes)
-    add_half(4, lanes)
-    add_half(2, lanes)
-    add_half(1, lanes)
-    sum_ = lanes[0]
-    for j in range(size // LANES * LANES, size):
-        sum_ += x[j]
-    return sum_
-
-
 cdef inline double product(Py_ssize_t size, const double* x) noexcept nogil:
     cdef double product_ = 1
     cdef Py_ssize_t j
     for j in range(size):
         product_ *= x[j]
     return product_
-
-
-cdef inline real dot(Py_ssize_t size, const real* restrict x, const real* restrict y) noexcept nogil:
-    cdef real sum_ = 0
-    cdef Py_ssize_t j
-    for j in range(size):
-        sum_ += x[j] * y[j]
-    return sum_
 
 
 # ---------------------------------------------------------------------------------------------

@@ -225,6 +225,57 @@ cdef inline real hyperbolic_tangent(real x) noexcept nogil:
 
 
 # ---------------------------------------------------------------------------------------------
+# Sums. They go in as many chains as the widest vector has lanes, and then by halves.
+
+cdef enum:
+    LANES = 16
+
+
+cdef inline void add_half(const Py_ssize_t half, real* lanes) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(half):
+        lanes[j] += lanes[half + j]
+
+
+cdef inline real sum_of_lanes(real* lanes) noexcept nogil:
+    add_half(8, lanes)
+    add_half(4, lanes)
+    add_half(2, lanes)
+    return lanes[0] + lanes[1]
+
+
+cdef inline real total(Py_ssize_t size, const real* restrict x) noexcept nogil:
+    cdef real lanes[LANES]
+    cdef Py_ssize_t i, j
+    cdef real sum_
+    for j in range(LANES):
+        lanes[j] = 0
+    for i in range(size // LANES):
+        for j in range(LANES):
+            lanes[j] += x[i * LANES + j]
+    sum_ = sum_of_lanes(lanes)
+    for j in range(size // LANES * LANES, size):
+        sum_ += x[j]
+    return sum_
+
+
+cdef inline real dot(Py_ssize_t size, const real* restrict x, const real* restrict y) noexcept nogil:
+    """The sum of x y."""
+    cdef real lanes[LANES]
+    cdef Py_ssize_t i, j
+    cdef real sum_
+    for j in range(LANES):
+        lanes[j] = 0
+    for i in range(size // LANES):
+        for j in range(LANES):
+            lanes[j] += x[i * LANES + j] * y[i * LANES + j]
+    sum_ = sum_of_lanes(lanes)
+    for j in range(size // LANES * LANES, size):
+        sum_ += x[j] * y[j]
+    return sum_
+
+
+# ---------------------------------------------------------------------------------------------
 # Of rows, padded to whole vectors as gates are; y may be x. A loop of one function overlaps with itself; one of many
 # waits for each in turn.
 
