@@ -16,12 +16,12 @@ cdef extern from *:
     #include <cpuid.h>
     #include <sys/syscall.h>
     #include <unistd.h>
-    /* v4, and the tile registers with bytes and bfloat16, which Linux gives to a process that asks for them. */
+    /* v4, and the tile registers with bytes, which Linux gives to a process that asks for them. */
     static int rnn_runs_amx(void) {
-        enum { BFLOAT16 = 1 << 22, TILES = 1 << 24, BYTES = 1 << 25, ASK_FOR_STATE = 0x1023, TILE_DATA = 18 };
+        enum { TILES = 1 << 24, BYTES = 1 << 25, ASK_FOR_STATE = 0x1023, TILE_DATA = 18 };
         unsigned a, b, c, d;
-        return RUNS_V4 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & BFLOAT16) && (d & TILES)
-            && (d & BYTES) && syscall(SYS_arch_prctl, ASK_FOR_STATE, TILE_DATA) == 0;
+        return RUNS_V4 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & TILES) && (d & BYTES)
+            && syscall(SYS_arch_prctl, ASK_FOR_STATE, TILE_DATA) == 0;
     }
     #else
     #define rnn_runs_amx() 0

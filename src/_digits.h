@@ -2,7 +2,7 @@
 #ifndef RNN_DIGITS_H
 #define RNN_DIGITS_H
 
-#include "_tiles.h"
+#include <stddef.h>
 
 /* A row of c, or a column of weights, is a number of units each; the largest is below 127.5 * 65536 of them, so that no
    digit leaves -128 ... 127. */
@@ -36,6 +36,7 @@ struct rnn_digits_room {
 };
 
 #if defined(__AMX_INT8__) && defined(__AVX512BW__)
+#include <immintrin.h>
 
 enum { RNN_DIGITS = 1 };
 
@@ -55,6 +56,41 @@ static inline void rnn_digits_begin(ptrdiff_t rows) {
     int i;
     for (i = 0; i < 5; i++) shape.rows[i] = (unsigned char)rows;
     _tile_loadconfig(&shape);
+}
+
+#define rnn_digits_prefetch(place) __builtin_prefetch(place, 0, 2)
+
+/* Compilers do not know that tiles are loaded from memory and stored to it. */
+#define rnn_digits_settle() __asm__ volatile("" ::: "memory")
+
+/* The first `count` of 16 floats, then zeros. */
+static inline __m512 rnn_some(const float* from, ptrdiff_t count) {
+    if (count >= 16) return _mm512_loadu_ps(from);
+    return count <= 0 ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
+}
+
+/* Transpose 16 vectors of 16 floats. */
+static inline void rnn_transpose_16(__m512* v) {
+    __m512 u[16];
+    int i, j;
+    for (i = 0; i < 16; i += 2) {
+        u[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+        u[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+    }
+    for (i = 0; i < 16; i += 4)
+        for (j = 0; j < 2; j++) {
+            v[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(u[i + j]), _mm512_castps_pd(u[i + j + 2])));
+            v[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(u[i + j]), _mm512_castps_pd(u[i + j + 2])));
+        }
+    for (i = 0; i < 4; i++)
+        for (j = 0; j < 2; j++) {
+            u[8 * j + i] = _mm512_shuffle_f32x4(v[8 * j + i], v[8 * j + i + 4], 0x88);
+            u[8 * j + i + 4] = _mm512_shuffle_f32x4(v[8 * j + i], v[8 * j + i + 4], 0xdd);
+        }
+    for (i = 0; i < 8; i++) {
+        v[i] = _mm512_shuffle_f32x4(u[i], u[8 + i], 0x88);
+        v[8 + i] = _mm512_shuffle_f32x4(u[i], u[8 + i], 0xdd);
+    }
 }
 
 /* The larger one of sizes, as bits: any NaN is larger than all numbers. */
@@ -148,35 +184,67 @@ static inline void rnn_digits_of_columns(const float* w, ptrdiff_t w_row, ptrdif
     }
 }
 
-/* The row of w (groups * size, ..) that stands at k of (groups * stride, ..), or zeros for padding. */
-static inline __m512 rnn_row_at(const float* w, ptrdiff_t w_row, ptrdiff_t groups, ptrdiff_t size, ptrdiff_t stride,
-                                ptrdiff_t k, ptrdiff_t columns) {
-    if (size != stride) {
-        ptrdiff_t group = k / stride, unit = k % stride;
-        if (unit >= size) return _mm512_setzero_ps();
-        k = group * size + unit;
+/* Some columns of 64 rows, of which NULL are zeros, as digits: a tile of each, [k][column][4 k]. */
+static inline void rnn_tiles_of_rows(const float* const* rows, ptrdiff_t offset, ptrdiff_t columns, __m512 scale,
+                                     __m512i tiles[3][16]) {
+    __m512i digits[3];
+    __m512 x[4];
+    int i, j;
+    for (i = 0; i < 16; i++) {
+        for (j = 0; j < 4; j++) {
+            const float* row = rows[16 * j + i];
+            x[j] = row ? _mm512_mul_ps(rnn_some(row + offset, columns), scale) : _mm512_setzero_ps();
+        }
+        rnn_digits_of(x[0], x[1], x[2], x[3], digits);
+        for (j = 0; j < 3; j++) tiles[j][i] = digits[j];
     }
-    return k < groups * size ? rnn_some(w + k * w_row, columns) : _mm512_setzero_ps();
+}
+
+/* The row of w (groups * size, ..) that stands at k of (groups * stride, ..), or NULL for padding. */
+static inline const float* rnn_row_at(const float* w, ptrdiff_t w_row, ptrdiff_t groups, ptrdiff_t size,
+                                      ptrdiff_t stride, ptrdiff_t k) {
+    ptrdiff_t group = k / stride, unit = k % stride;
+    return group < groups && unit < size ? w + (group * size + unit) * w_row : NULL;
 }
 
 /* A block of w for 16 of its columns, as many as there are, likewise. */
 static inline void rnn_digits_of_rows(const float* w, ptrdiff_t w_row, ptrdiff_t groups, ptrdiff_t size,
                                       ptrdiff_t stride, ptrdiff_t K, ptrdiff_t columns, char* to) {
-    __m512i most = _mm512_setzero_si512(), digits[3];
-    __m512 scale, x[4];
+    __m512i most = _mm512_setzero_si512();
+    __m512 scale;
     ptrdiff_t k;
-    int i, j;
+    int i;
     for (k = 0; k < groups * size; k++) most = rnn_larger(most, rnn_some(w + k * w_row, columns));
     scale = rnn_per_unit(_mm512_castsi512_ps(most));
     _mm512_store_ps(to, rnn_unit(_mm512_castsi512_ps(most)));
     to += 64;
-    for (k = 0; k < K; k += 64, to += 3 * 1024)
-        for (i = 0; i < 16; i++) {
-            for (j = 0; j < 4; j++)
-                x[j] = _mm512_mul_ps(rnn_row_at(w, w_row, groups, size, stride, k + 16 * j + i, columns), scale);
-            rnn_digits_of(x[0], x[1], x[2], x[3], digits);
-            for (j = 0; j < 3; j++) _mm512_store_si512(to + j * 1024 + i * 64, digits[j]);
+    for (k = 0; k < K; k += 64, to += 3 * 1024) {
+        const float* rows[64];
+        for (i = 0; i < 64; i++) rows[i] = rnn_row_at(w, w_row, groups, size, stride, k + i);
+        rnn_tiles_of_rows(rows, 0, columns, scale, (__m512i(*)[16])to);
+    }
+}
+
+/* 16 columns of some rows, in blocks of 64: across, as rows of a strip, or as columns. Before: their units. */
+static inline void rnn_digits_of_steps(const float* const* rows, ptrdiff_t K, ptrdiff_t offset, ptrdiff_t columns,
+                                       int across, float* units, char* to) {
+    __m512i most = _mm512_setzero_si512();
+    __m512 scale;
+    ptrdiff_t k;
+    int i, j;
+    for (k = 0; k < K; k++) most = rnn_larger(most, rnn_some(rows[k] + offset, columns));
+    scale = rnn_per_unit(_mm512_castsi512_ps(most));
+    _mm512_storeu_ps(units, rnn_unit(_mm512_castsi512_ps(most)));
+    for (k = 0; k < K; k += 64, to += 3 * 1024) {
+        const float* some[64];
+        __m512i tiles[3][16];
+        for (i = 0; i < 64; i++) some[i] = k + i < K ? rows[k + i] : NULL;
+        rnn_tiles_of_rows(some, offset, columns, scale, across ? tiles : (__m512i(*)[16])to);
+        for (j = 0; j < (across ? 3 : 0); j++) {
+            rnn_transpose_16((__m512*)tiles[j]);
+            for (i = 0; i < 16; i++) _mm512_store_si512(to + j * 1024 + i * 64, tiles[j][i]);
         }
+    }
 }
 
 /* The next rows of a corner: each is where it starts + the four sums of its products, 256 times less each, in units. */
@@ -206,13 +274,19 @@ static inline void rnn_finish_rows(const struct rnn_result* result, struct rnn_c
 enum { RNN_DIGITS = 0 };
 #define rnn_digits_room() NULL
 #define rnn_digits_begin(rows) ((void)0)
+#define rnn_digits_prefetch(place) ((void)0)
+#define rnn_digits_settle() ((void)0)
 #define rnn_digits_of_row(a, count, to, block, step, unit) ((void)0)
 #define rnn_digits_of_columns(w, w_row, rows, columns, to) ((void)0)
 #define rnn_digits_of_rows(w, w_row, groups, size, stride, K, columns, to) ((void)0)
+#define rnn_digits_of_steps(rows, K, offset, columns, across, units, to) ((void)0)
 #define rnn_finish_rows(result, corner, count) ((void)0)
 #define rnn_zero_rows(to, rows) ((void)0)
 #define _tile_dpbssd(c, a, b) ((void)0)
 #define _tile_zero(tile) ((void)0)
+#define _tile_release() ((void)0)
+#define _tile_loadd(tile, from, step) ((void)0)
+#define _tile_stored(tile, to, step) ((void)0)
 
 #endif
 #endif

@@ -1,4 +1,4 @@
-"""Products of float32 with weights by the tile registers of a CPU (AMX), which multiply bytes 32 times as fast.
+"""Products of float32 by the tile registers of a CPU (AMX), which multiply bytes 32 times as fast.
 
 Every row of a and every column of the weights becomes fixed-point: whole numbers of a unit of its own, such that its
 largest number has 24 bits, in three digits of base 256 (Ozaki, Ogita, Oishi & Rump 2012, "Error-free transformations
@@ -7,7 +7,8 @@ of digits all but the lowest are summed up, as integers: without rounding, so th
 gives the same bits in any batch, however many rows are multiplied at once. What is rounded are the numbers, to half a
 unit, and the sums, once for every DEEPEST of k: errors are small beside the largest number of the row and of the
 column. That is as good as multiply-adds for hidden states and gradients; but not for inputs, of which one may be a
-million times as large as another that matters too.
+million times as large as another that matters too. In a weight gradient, the sum over some steps, what shares a unit
+are those of one gradient and those of one input: there inputs may be of any scale.
 
     weights  [block of 16 columns](their units, then [block of 64 k][digit][k][column][4 k]): of a block's k, the four
              of a column that stand together are k, k + 16, k + 32 and k + 48
@@ -16,7 +17,6 @@ million times as large as another that matters too.
 """
 
 from _math cimport pieces, real
-from _tiles cimport SIDE, TILE, settle, tile_load, tile_store, tiles_end
 
 cdef extern from "_digits.h":
     enum:
@@ -52,13 +52,22 @@ cdef extern from "_digits.h":
         const float* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t K,
         Py_ssize_t columns, char* to,
     ) noexcept nogil
+    void digits_of_steps "rnn_digits_of_steps"(
+        const float** rows, Py_ssize_t K, Py_ssize_t offset, Py_ssize_t columns, bint across, float* units, char* to,
+    ) noexcept nogil
     void zero_rows "rnn_zero_rows"(char* to, Py_ssize_t rows) noexcept nogil
     void finish_rows "rnn_finish_rows"(const Result* result, Corner* corner, Py_ssize_t count) noexcept nogil
     void multiply_add "_tile_dpbssd"(int c, int a, int b) noexcept nogil
     void tile_zero "_tile_zero"(int tile) noexcept nogil
-    void prefetch "rnn_tiles_prefetch"(const void* place) noexcept nogil     # not into the nearest cache
+    void tile_load "_tile_loadd"(int tile, const void* source, Py_ssize_t step) noexcept nogil
+    void tile_store "_tile_stored"(int tile, void* to, Py_ssize_t step) noexcept nogil
+    void digits_end "_tile_release"() noexcept nogil
+    void settle "rnn_digits_settle"() noexcept nogil
+    void prefetch "rnn_digits_prefetch"(const void* place) noexcept nogil     # not into the nearest cache
 
 cdef enum:
+    TILE = 1024                  # bytes
+    SIDE = 16                    # rows, columns
     DEEP = 64                    # k of a block
     BLOCK = 3 * TILE
     UNITS = 4 * SIDE             # bytes
@@ -69,6 +78,8 @@ cdef enum:
     LEAST_WORK = 1 << 19         # so many multiply-adds a step, and
     LEAST_ROWS = 128             # rows of all steps, as digits are packed anew for each training step
     LARGE = 3 << 19              # bytes of weights that the second cache does not hold beside all else
+    LEAST_SIDE = 64              # rows and columns of a weight gradient, and
+    LEAST_SUMMED = 10 << 10      # numbers of b that are summed up for each of its rows: to find digits takes time too
 
 
 cdef inline Py_ssize_t column_size(Py_ssize_t K) noexcept nogil:
@@ -93,6 +104,12 @@ cdef inline bint digits_pay(
         rows >= FEW and rows * K * N >= LEAST_WORK and rows * steps >= LEAST_ROWS)
     return (DIGITS and real is float and 5 * K * N >= 3 * blocks
             and (enough and K * N >= LEAST if training else K * N >= LEAST_ALONE))
+
+
+cdef inline bint digits_may_pay(Py_ssize_t M, Py_ssize_t N, real* kind) noexcept nogil:
+    """Whether to find a weight gradient (M, N) like that, if it is one of many steps."""
+    cdef Py_ssize_t blocks = pieces(M, SIDE) * SIDE * pieces(N, SIDE) * SIDE
+    return DIGITS and real is float and min(M, N) >= LEAST_SIDE and 5 * M * N >= 3 * blocks
 
 
 cdef inline char* column_place(char* digits, Py_ssize_t K, Py_ssize_t j) noexcept nogil:
@@ -340,4 +357,38 @@ cdef inline void add_digits_product(
                 pack_few(room, a + i * a_row + k, a_row, rows, depth)
                 multiply_few(room, &b, &result)
         i += rows
-    tiles_end()
+    digits_end()
+
+
+# ---------------------------------------------------------------------------------------------
+# Weight gradients: c += a.T @ b
+
+cdef inline void digits_of_some_rows(
+    char* digits, const float** rows, Py_ssize_t K, Py_ssize_t begin, Py_ssize_t N,
+) noexcept nogil:
+    """Digits (K, N) of some rows of b, from column `begin` on."""
+    cdef Py_ssize_t p
+    cdef char* place
+    for p in range(pieces(N, SIDE)):
+        place = column_place(digits, K, p * SIDE)
+        digits_of_steps(rows, K, begin + p * SIDE, N - p * SIDE, False, <float*>place, place + UNITS)
+
+
+cdef inline void add_outer_digits(
+    const float** rows, Py_ssize_t K, Py_ssize_t begin, Py_ssize_t low, Py_ssize_t high, Py_ssize_t N,
+    const char* digits, float* c, Py_ssize_t c_row,
+) noexcept nogil:
+    """c (.., N) += a.T @ digits (K, N), for columns low .. high-1 of some rows of a, counted from `begin`."""
+    cdef Room* room = room_of_thread()
+    cdef Operand b = Operand(digits, column_size(K), N, 0, pieces(K, DEEP), False, False)
+    cdef Asked asked = Asked(NULL, 0)
+    cdef Result result
+    cdef Py_ssize_t i, j, r, width
+    for i in range(pieces(high - low, MOST_ROWS)):
+        j = low + i * MOST_ROWS
+        width = min(<Py_ssize_t>MOST_ROWS, high - j)
+        for r in range(pieces(width, SIDE)):
+            digits_of_steps(rows, K, begin + j + r * SIDE, width - r * SIDE, True, room.units + r * SIDE,
+                            room.strip + r * b.blocks * BLOCK)
+        result = Result(c, c_row, NULL, c, c_row, j, width, N, room.units, TILE)
+        multiply_many(room, &b, &result, &asked)

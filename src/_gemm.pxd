@@ -4,8 +4,7 @@ The right operand is packed into panels of some columns, k after k, so that a ti
 them lives in registers while k runs. Tile sizes are constants of the instruction-set level.
 Every element of a result is one chain of multiply-adds over k in rising order, continued from
 what the result held before, whatever the tile: so a row gives the same bits in any batch. Where a level has tile
-registers, many weights are packed as digits instead (_digits.pxd), and large weight gradients go yet another way
-(_tiles.pxd).
+registers, many weights are packed as digits instead, and large weight gradients are found by them (_digits.pxd).
 
     panels   [panel][k][column], VECTORS vectors of columns each, the last one as many as are left,
              padded with zeros; but where three and one would be last, it is two and two, since a tile
@@ -14,10 +13,9 @@ registers, many weights are packed as digits instead (_digits.pxd), and large we
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
-from _digits cimport DIGITS, pack_digits, pack_digits_transposed
+from _digits cimport DIGITS, LEAST_SUMMED, SIDE, digits_may_pay, digits_size, pack_digits, pack_digits_transposed
 from _math cimport pieces, real
-from _plan cimport share
-from _tiles cimport SIDE, TILES, tiles_pay, tiles_size
+from _plan cimport BLOCK_ROWS, share
 
 cdef extern from *:
     """
@@ -103,7 +101,7 @@ cdef extern from *:
 
 cdef enum:
     BAND = 64                    # rows that are taken on before the next ones: they stay in the cache
-    # A block of a weight gradient, of DEPTH steps of k:
+    # A block of a weight gradient, of DEPTH steps of k, or BLOCK_ROWS if by digits:
     COLUMNS = 512                # columns of b
     STRIP = 4 * ROWS             # columns of a: some cache lines of each row
 
@@ -150,8 +148,9 @@ cdef inline Py_ssize_t panels_size(Py_ssize_t K, Py_ssize_t N, real* kind) noexc
 
 cdef inline Py_ssize_t scratch_size(Py_ssize_t N, real* kind) noexcept nogil:
     """Numbers that one thread needs for its blocks of a and b."""
-    cdef Py_ssize_t size = DEPTH * (STRIP + padded(min(N, <Py_ssize_t>COLUMNS), kind))
-    return max(size, tiles_size(DEPTH, min(N, <Py_ssize_t>COLUMNS)) // <Py_ssize_t>sizeof(real)) if TILES else size
+    cdef Py_ssize_t columns = min(N, <Py_ssize_t>COLUMNS)
+    cdef Py_ssize_t size = DEPTH * (STRIP + padded(columns, kind))
+    return max(size, digits_size(BLOCK_ROWS, columns) // <Py_ssize_t>sizeof(real)) if DIGITS else size
 
 
 # ---------------------------------------------------------------------------------------------
@@ -200,7 +199,7 @@ cdef struct Gemm:
     Product_f product_digits     # where the last term is one of digits
     OuterProduct_f outer_product_f
     OuterProduct_d outer_product_d
-    OuterProduct_f outer_product_tiles   # where tiles pay
+    OuterProduct_f outer_product_digits
 
 
 cdef inline const Gemm* gemm_of(object module_name) except NULL:
@@ -250,15 +249,15 @@ cdef inline void outer_product(
     const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
     real* c, Py_ssize_t c_row, real* scratch, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    """c (groups * size, N) += a (K, groups * stride).T @ b (K, N), for K <= DEPTH of their rows.
+    """c (groups * size, N) += a (K, groups * stride).T @ b (K, N), for K <= BLOCK_ROWS of their rows.
 
     k stands for row m = rows[k], of b for row b_rows[m] where that is given. Runs part `part` of `parts`: some tiles
     of every group. `scratch` holds scratch_size(N) numbers.
     """
     if real is float:
-        if tiles_pay(size, N, c):
-            gemm.outer_product_tiles(rows, K, groups, size, stride, N, a, a_row, b, b_row, b_rows, c, c_row, scratch,
-                                     part, parts)
+        if digits_may_pay(size, N, c) and K * N >= LEAST_SUMMED:
+            gemm.outer_product_digits(rows, K, groups, size, stride, N, a, a_row, b, b_row, b_rows, c, c_row, scratch,
+                                      part, parts)
         else:
             gemm.outer_product_f(rows, K, groups, size, stride, N, a, a_row, b, b_row, b_rows, c, c_row, scratch, part,
                                  parts)
@@ -271,7 +270,7 @@ cdef inline Py_ssize_t tile_row(
     Py_ssize_t size, Py_ssize_t N, Py_ssize_t part, Py_ssize_t parts, real* kind,
 ) noexcept nogil:
     """The row of a group that a part's tiles of such a product begin with."""
-    cdef Py_ssize_t height = SIDE if tiles_pay(size, N, kind) else ROWS
+    cdef Py_ssize_t height = SIDE if digits_may_pay(size, N, kind) else ROWS
     return min(pieces(size, height) * part // parts * height, size)
 
 

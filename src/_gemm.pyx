@@ -7,9 +7,9 @@ from _gemm cimport (
     copy_columns, fill_bytes, lanes, padded, panel_begin, panel_count, panel_width, prefetch, prefetch_far,
     prefetch_near, tile_row, two_and_two,
 )
-from _digits cimport add_digits_product
+from _digits cimport SIDE, add_digits_product, add_outer_digits, digits_begin, digits_end, digits_of_some_rows
 from _math cimport pieces, real
-from _tiles cimport add_outer_tiles, tile_some_rows, tiles_begin, tiles_end
+from _plan cimport BLOCK_ROWS
 
 # ---------------------------------------------------------------------------------------------
 # Tiles. `asks`, `rows`, `panels`, `width` and `narrow` are constants wherever these are inlined, so that the
@@ -391,6 +391,18 @@ cdef void multiply_outer(
     const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
     real* c, Py_ssize_t c_row, real* scratch, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
+    cdef Py_ssize_t q, k
+    for q in range(pieces(K, DEPTH)):
+        k = q * DEPTH
+        multiply_some_outer(rows + k, min(<Py_ssize_t>DEPTH, K - k), groups, size, stride, N, a, a_row, b, b_row,
+                            b_rows, c, c_row, scratch, part, parts)
+
+
+cdef void multiply_some_outer(
+    const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
+    const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
+    real* c, Py_ssize_t c_row, real* scratch, Py_ssize_t part, Py_ssize_t parts,
+) noexcept nogil:
     cdef real* strip = scratch
     cdef real* panels = scratch + DEPTH * STRIP
     cdef Py_ssize_t low = tile_row(size, N, part, parts, c)
@@ -398,8 +410,6 @@ cdef void multiply_outer(
     # Whole tiles of a are not worth packing, where so many rows lie on few pages.
     cdef bint near = DEPTH * a_row * <Py_ssize_t>sizeof(real) <= NEAR
     cdef Py_ssize_t p, j, columns, g, r, i, width
-    if K == 0:
-        return
     if groups * size <= STRIP and N % lanes(c) == 0 and b_rows is NULL:
         for g in range(groups):
             narrow_product(rows, K, high - low, N, a + g * stride + low, a_row, b, b_row, c + (g * size + low) * c_row,
@@ -610,25 +620,28 @@ cdef inline void outer_tile(
             c[r * c_row + q] = sums[r * width + q]
 
 
-cdef void multiply_outer_tiles(
+cdef void multiply_outer_digits(
     const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
     const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
     float* c, Py_ssize_t c_row, float* scratch, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
     cdef Py_ssize_t low = tile_row(size, N, part, parts, c)
     cdef Py_ssize_t high = tile_row(size, N, part + 1, parts, c)
-    cdef char* tiles = <char*>scratch
-    cdef Py_ssize_t p, j, columns, g
-    if K == 0:
-        return
-    tiles_begin()
+    cdef char* digits = <char*>scratch
+    cdef const float* rows_of_a[BLOCK_ROWS]
+    cdef const float* rows_of_b[BLOCK_ROWS]
+    cdef Py_ssize_t k, p, j, columns, g
+    for k in range(K):
+        rows_of_a[k] = a + rows[k] * a_row
+        rows_of_b[k] = b + (rows[k] if b_rows is NULL else b_rows[rows[k]]) * b_row
+    digits_begin(SIDE)
     for p in range(pieces(N, COLUMNS)):
         j = p * COLUMNS
         columns = min(<Py_ssize_t>COLUMNS, N - j)
-        tile_some_rows(tiles, rows, K, columns, b + j, b_row, b_rows)
+        digits_of_some_rows(digits, rows_of_b, K, j, columns)
         for g in range(groups):
-            add_outer_tiles(rows, K, low, high, columns, a + g * stride, a_row, tiles, c + g * size * c_row + j, c_row)
-    tiles_end()
+            add_outer_digits(rows_of_a, K, g * stride, low, high, columns, digits, c + g * size * c_row + j, c_row)
+    digits_end()
 
 
 cdef Gemm table
@@ -637,6 +650,6 @@ table.product_d = multiply[double]
 table.outer_product_f = multiply_outer[float]
 table.outer_product_d = multiply_outer[double]
 table.product_digits = multiply_digits
-table.outer_product_tiles = multiply_outer_tiles
+table.outer_product_digits = multiply_outer_digits
 
 capsule = PyCapsule_New(&table, "rnncore.Gemm", NULL)

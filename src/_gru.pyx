@@ -6,7 +6,7 @@
     h_t = (1 - u) n + u h_{t-1}
 """
 
-from _gemm cimport DEPTH, Ahead, Term, fill_bytes, term_of
+from _gemm cimport Ahead, Term, fill_bytes, term_of
 from _math cimport hyperbolic_tangents, real, sigmoids
 from _plan cimport (
     Band, Blocks, OverPortion, OverRows, OverTiles, Portion, add, add_rows, next_block, share, stage_capsule,
@@ -180,7 +180,7 @@ cdef void weight_gradients(Sequence* s, real* dz, const Portion* portion) noexce
     cdef Py_ssize_t low = share(s.stride, portion.part, portion.parts)
     cdef Py_ssize_t size = share(s.stride, portion.part + 1, portion.parts) - low
     cdef real* n_sums = sums_of(s.bias_n_sums, s.stride, portion, dz) + low
-    cdef Blocks blocks = Blocks(&s.rows, False, &portion.rows, DEPTH, 0, 0)
+    cdef Blocks blocks = Blocks(&s.rows, False, &portion.rows, 0, 0)
     zero_sums(s, portion, dz)
     if s.reset_after:
         fill_bytes(n_sums, 0, size * sizeof(real))

@@ -1,7 +1,7 @@
 """Stages without a memory: linear maps, embeddings, dropout."""
 
 from _gemm cimport (
-    DEPTH, Ahead, Gemm, Term, Weights, add_product, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
+    Ahead, Gemm, Term, Weights, add_product, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
     pack_transposed, panels_size, product, scratch_size, term_of, zero_tiles,
 )
 from _digits cimport digits_pay, digits_size
@@ -117,7 +117,7 @@ cdef void linear_accumulate(Dense* s, real* y, const Portion* portion) noexcept 
     cdef const real* dy = <const real*>s.dy
     cdef real* dw = <real*>(s.second if portion.second else s.d_weight)
     cdef real* sums = <real*>s.sums + portion.second * s.O + low
-    cdef Blocks blocks = Blocks(&s.rows, s.last, &portion.rows, DEPTH, 0, 0)
+    cdef Blocks blocks = Blocks(&s.rows, s.last, &portion.rows, 0, 0)
     fill_bytes(sums, 0, size * sizeof(real))
     if portion.second:
         zero_tiles(dw, 1, s.O, s.I, portion.part, portion.parts)

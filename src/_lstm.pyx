@@ -4,7 +4,6 @@
     c_t = f c_{t-1} + i g               h_t = o tanh(c_t)
 """
 
-from _gemm cimport DEPTH
 from _math cimport hyperbolic_tangents, real, sigmoids
 from _plan cimport Band, Blocks, OverPortion, OverRows, OverTiles, Portion, next_block, stage_capsule
 from _sequence cimport (
@@ -110,7 +109,7 @@ cdef void sequence_backward(Sequence* s, real* gates, const Band* band) noexcept
 
 
 cdef void weight_gradients(Sequence* s, real* dz, const Portion* portion) noexcept nogil:
-    cdef Blocks blocks = Blocks(&s.rows, False, &portion.rows, DEPTH, 0, 0)
+    cdef Blocks blocks = Blocks(&s.rows, False, &portion.rows, 0, 0)
     zero_sums(s, portion, dz)
     while next_block(&blocks):
         input_weight_gradients(s, dz, &blocks, portion)

@@ -190,25 +190,24 @@ cdef inline Py_ssize_t span(
 # Sums over rows go by blocks of these.
 
 cdef enum:
-    DEEPEST = 256                # rows of a block at most
+    BLOCK_ROWS = 256             # rows of each, but the last one
 
 cdef struct Blocks:              # of a band, one after another:
     const Rows* batch
     bint per_sequence
     const Band* band
-    Py_ssize_t depth             # rows of each, but the last one
     Py_ssize_t span, taken       # where the next one begins: a span, and how much of it earlier ones had
     Py_ssize_t count             # packed rows of the one at hand,
-    Py_ssize_t rows[DEEPEST]     # and which, in rising order
+    Py_ssize_t rows[BLOCK_ROWS]  # and which, in rising order
 
 
 cdef inline bint next_block(Blocks* blocks) noexcept nogil:
     """Whether there is another one."""
     cdef Py_ssize_t begin, size, some, m
     blocks.count = 0
-    while blocks.count < blocks.depth and blocks.span < spans(blocks.batch, blocks.per_sequence, blocks.band):
+    while blocks.count < BLOCK_ROWS and blocks.span < spans(blocks.batch, blocks.per_sequence, blocks.band):
         size = span(blocks.batch, blocks.per_sequence, blocks.span, blocks.band, &begin)
-        some = min(size - blocks.taken, blocks.depth - blocks.count)
+        some = min(size - blocks.taken, BLOCK_ROWS - blocks.count)
         for m in range(some):
             blocks.rows[blocks.count + m] = begin + blocks.taken + m
         blocks.count += some

@@ -5,7 +5,7 @@
 f is tanh, sigmoid, ReLU, PReLU with a trainable slope (He et al. 2015), or the identity.
 """
 
-from _gemm cimport DEPTH, copy_bytes
+from _gemm cimport copy_bytes
 from _math cimport hyperbolic_tangents, real, sigmoids
 from _plan cimport Band, Blocks, OverPortion, OverRows, OverTiles, Portion, buffer, next_block, stage_capsule
 from _sequence cimport (
@@ -132,7 +132,7 @@ cdef void sequence_backward(Sequence* s, real* dz, const Band* band) noexcept no
 
 
 cdef void weight_gradients(Sequence* s, real* dz, const Portion* portion) noexcept nogil:
-    cdef Blocks blocks = Blocks(&s.rows, False, &portion.rows, DEPTH, 0, 0)
+    cdef Blocks blocks = Blocks(&s.rows, False, &portion.rows, 0, 0)
     zero_sums(s, portion, dz)
     while next_block(&blocks):
         input_weight_gradients(s, dz, &blocks, portion)
