@@ -72,10 +72,11 @@ cdef enum:
     BLOCK = 3 * TILE
     UNITS = 4 * SIDE             # bytes
     FEW = 4                      # rows whose sums fit into one tile
-    LEAST = 1 << 14              # weights; fewer stay in the nearest cache as floats,
-    LEAST_ALONE = 1 << 15        # and to multiply a row by fewer takes less time than to wake the tile registers
-    MANY = 16                    # rows that always gain; fewer need
-    LEAST_WORK = 1 << 19         # so many multiply-adds a step, and
+    LEAST = 1 << 14              # weights; fewer stay in the nearest cache as floats: half as many do for
+    ROWS_FOR_HALF = 512          # so many rows at once
+    LEAST_ALONE = 1 << 15        # to multiply a row by fewer takes less time than to wake the tile registers
+    MANY = 16                    # rows at once that always gain; fewer need
+    LEAST_WORK = 1 << 19         # so many multiply-adds, and
     LEAST_ROWS = 128             # rows of all steps, as digits are packed anew for each training step
     LARGE = 3 << 19              # bytes of weights that the second cache does not hold beside all else
     LEAST_SIDE = 64              # rows and columns of a weight gradient, and
@@ -100,10 +101,13 @@ cdef inline bint digits_pay(
     A prediction gives a sequence the same bits by itself: there the number of rows does not count.
     """
     cdef Py_ssize_t blocks = pieces(K, DEEP) * DEEP * pieces(N, SIDE) * SIDE
-    cdef bint enough = rows >= MANY or (
-        rows >= FEW and rows * K * N >= LEAST_WORK and rows * steps >= LEAST_ROWS)
-    return (DIGITS and real is float and 5 * K * N >= 3 * blocks
-            and (enough and K * N >= LEAST if training else K * N >= LEAST_ALONE))
+    cdef Py_ssize_t least = LEAST if rows < ROWS_FOR_HALF else LEAST // 2
+    if not (DIGITS and real is float and 5 * K * N >= 3 * blocks):
+        return False
+    if not training:
+        return K * N >= LEAST_ALONE
+    return K * N >= least and (
+        rows >= MANY or (rows >= FEW and rows * K * N >= LEAST_WORK and rows * steps >= LEAST_ROWS))
 
 
 cdef inline bint digits_may_pay(Py_ssize_t M, Py_ssize_t N, real* kind) noexcept nogil:

@@ -65,10 +65,9 @@ cdef Dense* bind(list keep, object rows, object x, object y) except NULL:
 cdef int packed(
     list keep, const Dense* s, bint single, Py_ssize_t K, Py_ssize_t N, bint bounded, Weights* weights,
 ) except -1:
-    """Room for weights (K, N), as in _sequence.pxd."""
-    if single and bounded and digits_pay(
-        s.rows.N, 1 if s.last else s.rows.T, K, N, s.d_weight is not NULL, <float*>NULL,
-    ):
+    """Room for weights (K, N), as in _sequence.pxd; but all rows are multiplied at once."""
+    cdef Py_ssize_t rows = s.rows.N if s.last else s.rows.N * s.rows.T
+    if single and bounded and digits_pay(rows, 1, K, N, s.d_weight is not NULL, <float*>NULL):
         weights.digits = True
         buffer(keep, digits_size(K, N), &weights.panels)
     elif single:
