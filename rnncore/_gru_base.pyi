@@ -17,4 +17,5 @@ class GRU(Stage):
         *,
         reset_after: bool = True,
         reverse: bool = False,
+        adds: bool = False,
     ) -> None: ...

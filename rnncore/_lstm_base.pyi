@@ -16,4 +16,5 @@ class LSTM(Stage):
         final: Sequence[Variable],
         *,
         reverse: bool = False,
+        adds: bool = False,
     ) -> None: ...

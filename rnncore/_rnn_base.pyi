@@ -19,4 +19,5 @@ class RNN(Stage):
         *,
         activation: str = "tanh",
         reverse: bool = False,
+        adds: bool = False,
     ) -> None: ...

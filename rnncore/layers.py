@@ -412,6 +412,8 @@ class Recurrent(Layer):
                     tuple(_slice(v, k) for v in initial),
                     tuple(_slice(v, k) for v in final),
                     reverse=reverse,
+                    adds=directions == 2
+                    and not reverse,  # the backward pass takes the reverse direction first
                     **self._options(),
                 )
                 plan.stages.append(stage)
@@ -423,8 +425,8 @@ class Recurrent(Layer):
         if not last:
             return x
         tops = [_slice(final[0], k)._replace(bounded=self.bounded) for k in range(-directions, 0)]
-        if directions == 1 and not plan.streaming:  # whoever reads a stream's output may write into it
-            return tops[0]
+        if directions == 1 and not (plan.streaming or plan.training):
+            return tops[0]  # else a reader may write into it, or would not add to its gradient
         joined = plan.variable((plan.rows.N, H * directions), bounded=self.bounded)
         plan.stages.append(plan.kernels.Join(plan.rows, tops, joined))
         return joined

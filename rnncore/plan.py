@@ -143,7 +143,7 @@ class Plan:
         self.stages: list[Stage] = []
         self.initial: list[tuple[Variable, ...]] = []
         self.final: list[tuple[Variable, ...]] = []
-        self.gradients: list[np.ndarray] = []  # of the data: zero before every backward pass
+        self.gradients: list[np.ndarray] = []  # of the states: zero before every backward pass
         self._masks: list[tuple[np.ndarray, float]] = []
         self._at_rest = True  # the initial state is zero
         self._bounds: tuple[float, float] = (0, self.vocabulary - 1)
@@ -196,13 +196,10 @@ class Plan:
     ) -> Variable:
         """Return a buffer, with so many rows of room before it, whose numbers may be said to be bounded.
 
-        In training it has a gradient, which every backward pass begins from zero.
+        In training it has a gradient, which the one stage that reads it fills.
         """
         value = zeros((room + shape[0], *shape[1:]), self.dtype)[room:]
-        if not (grad and self.training):
-            return Variable(value, None, room, bounded)
-        self.gradients.append(zeros(shape, self.dtype))
-        return Variable(value, self.gradients[-1], room, bounded)
+        return Variable(value, zeros(shape, self.dtype) if grad and self.training else None, room, bounded)
 
     def weights(self, layer: Layer, names: Sequence[str]) -> tuple[Variable, ...]:
         """Return parameters of a layer, with their gradients if the plan is for training."""
@@ -210,12 +207,17 @@ class Plan:
         return tuple(Variable(layer.params[name], grads.get(name)) for name in names)
 
     def state(self, count: int, depth: int, H: int) -> tuple[tuple[Variable, ...], tuple[Variable, ...]]:
-        """Return initial and final state of a recurrent layer: `count` variables (depth, N, H) each."""
+        """Return initial and final state of a recurrent layer: `count` variables (depth, N, H) each.
+
+        Their gradients may come from several sides, and every backward pass begins them from zero.
+        """
         shape = (depth, self.rows.N, H)
         self.initial.append(tuple(self.variable(shape, grad=self.input_grads) for _ in range(count)))
         self.final.append(
             self.initial[-1] if self.streaming else tuple(self.variable(shape) for _ in range(count))
         )
+        states = (*self.initial[-1], *self.final[-1])
+        self.gradients += [variable.grad for variable in states if variable.grad is not None]
         return self.initial[-1], self.final[-1]
 
     def mask(self, H: int, rate: float) -> np.ndarray:
@@ -286,13 +288,14 @@ class Plan:
             np.multiply(kept, 1 / (1 - rate), out=mask[: self.rows.M], casting="same_kind")
 
     def load_gradients(self, dy: np.ndarray | None, dstates: States | None) -> None:
-        """Zero all gradients of the data but those that arrive at the output and at the final states."""
+        """Take in the gradients that arrive at the output and at the final states."""
         self.zero_grad()
-        if dy is not None:
-            if self.last:
-                gradient(self.logits)[...] = dy[self.rows.order]
-            else:
-                self.rows.gather(dy, gradient(self.logits))
+        if dy is None:
+            gradient(self.logits).fill(0)
+        elif self.last:
+            gradient(self.logits)[...] = dy[self.rows.order]
+        else:
+            self.rows.gather(dy, gradient(self.logits))
         if dstates is not None:  # behind "last" the final state may be the output as well
             for layer, arriving in zip(self.final, dstates, strict=True):
                 for variable, array in zip(layer, arriving, strict=True):
@@ -314,7 +317,7 @@ class Plan:
         self._forward.run()
 
     def zero_grad(self) -> None:
-        """Zero the gradients of the data."""
+        """Zero the gradients of the states."""
         for array in self.gradients:
             array.fill(0)
 

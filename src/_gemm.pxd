@@ -234,15 +234,6 @@ cdef inline void product(
         gemm.product_d(M, N, start, start_row, ids, terms, count, c, c_row, ahead.place, ahead.size, ahead.back)
 
 
-cdef inline void add_product(
-    const Gemm* gemm, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K,
-    const real* a, Py_ssize_t a_row, const Weights* weights, real* c, Py_ssize_t c_row,
-) noexcept nogil:
-    """c (M, N) += a (M, K) @ weights (K, N)."""
-    cdef Term term = term_of(K, a, a_row, weights)
-    product(gemm, M, N, c, c_row, NULL, &term, 1, c, c_row, Ahead(NULL, 0, False))
-
-
 cdef inline void outer_product(
     const Gemm* gemm, const Py_ssize_t* rows, Py_ssize_t K,
     Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,

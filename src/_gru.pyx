@@ -206,9 +206,10 @@ cdef void gather(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexc
 
 
 class GRU(Stage):
-    def __init__(self, rows, x, y, weights, initial, final, *, reset_after=True, reverse=False):
+    def __init__(self, rows, x, y, weights, initial, final, *, reset_after=True, reverse=False, adds=False):
         cdef list keep = []
-        cdef Sequence* s = bind(keep, __name__, rows, x, y, weights, initial, final, 3, 2, reverse, 1, False, True)
+        cdef Sequence* s = bind(
+            keep, __name__, rows, x, y, weights, initial, final, 3, 2, reverse, adds, 1, False, True)
         cdef Py_ssize_t N = s.rows.N
         s.reset_after = reset_after
         numbers(keep, s, kept_rows(s) * s.stride, &s.kept)

@@ -1,7 +1,7 @@
 """Stages without a memory: linear maps, embeddings, dropout."""
 
 from _gemm cimport (
-    Ahead, Gemm, Term, Weights, add_product, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
+    Ahead, Gemm, Term, Weights, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
     pack_transposed, panels_size, product, scratch_size, term_of, zero_tiles,
 )
 from _digits cimport digits_pay, digits_size
@@ -27,7 +27,7 @@ cdef struct Dense:
     const void* dy
     Py_ssize_t x_row, dx_row, y_row, dy_row
     const void* weight           # (O, I); an embedding's (V, O); dropout's mask (R, O)
-    void* zeros                  # (O,)
+    void* zeros                  # as many as y or x has columns
     const void* bias             # (O,); the zeros where there is none
     void* d_weight
     void* d_bias
@@ -99,14 +99,16 @@ cdef void linear_forward(Dense* s, real* y, const Band* band) noexcept nogil:
 
 
 cdef void linear_backward(Dense* s, real* y, const Band* band) noexcept nogil:
-    """dx += dy W"""
+    """dx = dy W"""
     cdef Py_ssize_t i, begin, count
+    cdef Term term
     if s.dx is NULL:
         return
     for i in range(spans(&s.rows, s.last, band)):
         count = span(&s.rows, s.last, i, band, &begin)
-        add_product(s.gemm, count, s.I, s.O, <const real*>s.dy + begin * s.dy_row, s.dy_row,
-                    &s.back, <real*>s.dx + begin * s.dx_row, s.dx_row)
+        term = term_of(s.O, <const real*>s.dy + begin * s.dy_row, s.dy_row, &s.back)
+        product(s.gemm, count, s.I, <const real*>s.zeros, 0, NULL, &term, 1, <real*>s.dx + begin * s.dx_row, s.dx_row,
+                Ahead(NULL, 0, False))
 
 
 cdef void linear_accumulate(Dense* s, real* y, const Portion* portion) noexcept nogil:
@@ -149,10 +151,10 @@ class Linear(Stage):
         s.I = weight.value.shape[1]
         s.stage.work = s.I * s.O
         s.weight, s.d_weight = address(weight.value), address(weight.grad)
+        buffer(keep, size * max(s.I, s.O), &s.zeros)
         if biases:
             s.bias, s.d_bias = address(biases[0].value), address(biases[0].grad)
         else:
-            buffer(keep, size * s.O, &s.zeros)
             s.bias = s.zeros
         s.scratch_size = scratch_size(s.I, <float*>NULL) if single else scratch_size(s.I, <double*>NULL)
         s.whole = s.O - (s.O % (lanes(<float*>NULL) if single else lanes(<double*>NULL)) == 1)
@@ -226,14 +228,6 @@ cdef inline void masked(
         y[j] = x[j] * mask[j]
 
 
-cdef inline void add_masked(
-    Py_ssize_t size, const real* restrict dy, const real* restrict mask, real* restrict dx,
-) noexcept nogil:
-    cdef Py_ssize_t j
-    for j in range(size):
-        dx[j] += dy[j] * mask[j]
-
-
 cdef void dropout_forward(Dense* s, real* y, const Band* band) noexcept nogil:
     cdef Py_ssize_t i, m, begin, count
     for i in range(spans(&s.rows, s.last, band)):
@@ -249,8 +243,7 @@ cdef void dropout_backward(Dense* s, real* y, const Band* band) noexcept nogil:
     for i in range(spans(&s.rows, s.last, band)):
         count = span(&s.rows, s.last, i, band, &begin)
         for m in range(begin, begin + count):
-            add_masked(s.O, <const real*>s.dy + m * s.dy_row, <const real*>s.weight + m * s.O,
-                       <real*>s.dx + m * s.dx_row)
+            masked(s.O, <const real*>s.dy + m * s.dy_row, <const real*>s.weight + m * s.O, <real*>s.dx + m * s.dx_row)
 
 
 class Dropout(Stage):

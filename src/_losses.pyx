@@ -4,6 +4,7 @@ import numpy as np
 
 from libc.math cimport log, log1p
 
+from _gemm cimport fill_bytes
 from _math cimport LANES, dot, exponential, exponentials, real, sigmoid, total
 from _plan cimport (
     Band, OverRows, Rows, Stage as CStage, address, buffer, packed_rows, row_count, span, spans,
@@ -37,7 +38,7 @@ cdef struct Output:
     Py_ssize_t O
     const void* x                # (R, O)  logits or predictions
     void* dx
-    void* y                      # (R, O)  of an activation
+    void* y                      # (R, O)  of an activation; of cross-entropy e, which becomes dx if someone asks
     const void* dy
     const void* target           # (R, O), or (R,) classes
     double* terms                # (R,)    the loss of each row; for cross-entropy without log(sums)
@@ -117,11 +118,11 @@ cdef inline void activate_backward(
     cdef real mean
     if kind == SIGMOID:
         for j in range(O):
-            dx[j] += dy[j] * (y[j] * (<real>1 - y[j]))
+            dx[j] = dy[j] * (y[j] * (<real>1 - y[j]))
     else:
         mean = dot(O, y, dy)
         for j in range(O):
-            dx[j] += y[j] * (dy[j] - mean)
+            dx[j] = y[j] * (dy[j] - mean)
 
 
 cdef void activation_forward(Output* s, real* _, const Band* band) noexcept nogil:
@@ -195,25 +196,26 @@ cdef inline double loss_forward(
 
 
 cdef inline void loss_backward(
-    int kind, Py_ssize_t O, const real* restrict p, const real* restrict t, Py_ssize_t class_,
-    const real* restrict e, double sum_e, real weight, real* restrict dp,
+    int kind, Py_ssize_t O, const real* restrict p, const real* restrict t, Py_ssize_t class_, double sum_e,
+    real weight, real* restrict dp,
 ) noexcept nogil:
+    """Of cross-entropy, dp holds e so far."""
     cdef Py_ssize_t j
     cdef real factor
     if kind == MSE:
         factor = weight * <real>2
         for j in range(O):
-            dp[j] += (p[j] - t[j]) * factor
+            dp[j] = (p[j] - t[j]) * factor
     elif kind == HALF_MSE:
         for j in range(O):
-            dp[j] += (p[j] - t[j]) * weight
+            dp[j] = (p[j] - t[j]) * weight
     elif kind == BCE:
         for j in range(O):
-            dp[j] += (sigmoid(p[j]) - t[j]) * weight
+            dp[j] = (sigmoid(p[j]) - t[j]) * weight
     else:
         factor = weight / <real>sum_e
         for j in range(O):
-            dp[j] += e[j] * factor
+            dp[j] *= factor
         dp[class_] -= weight
 
 
@@ -242,7 +244,6 @@ cdef inline bint not_in_phase(const Output* s, Py_ssize_t m, Py_ssize_t* t) noex
 
 
 cdef void rows_backward(Output* s, real* dx, const Band* band) noexcept nogil:
-    cdef real* e = <real*>s.y
     cdef real weight = <real>loss_weight(s)
     cdef Py_ssize_t t = 0
     cdef Py_ssize_t i, m, begin, count
@@ -250,9 +251,10 @@ cdef void rows_backward(Output* s, real* dx, const Band* band) noexcept nogil:
         count = span(&s.rows, s.last, i, band, &begin)
         for m in range(begin, begin + count):
             if not_in_phase(s, m, &t):
-                continue
-            loss_backward(s.kind, s.O, <const real*>s.x + m * s.O, <const real*>s.target + m * s.O, class_of(s, m),
-                          e + m * s.O, s.sums[m], weight, dx + m * s.O)
+                fill_bytes(dx + m * s.O, 0, s.O * sizeof(real))
+            else:
+                loss_backward(s.kind, s.O, <const real*>s.x + m * s.O, <const real*>s.target + m * s.O, class_of(s, m),
+                              s.sums[m], weight, dx + m * s.O)
 
 
 cdef double loss_weight(const Output* s) noexcept nogil:
@@ -287,7 +289,9 @@ class Loss(Stage):
         s.target = address(target)
         buffer(keep, R * sizeof(double), <void**>&s.terms)
         buffer(keep, R * sizeof(double), <void**>&s.sums)
-        if s.kind == CROSS_ENTROPY:
+        if s.dx is not NULL:
+            s.y = s.dx
+        elif s.kind == CROSS_ENTROPY:
             buffer(keep, prediction.value.nbytes, &s.y)
         self.value = np.zeros(1)
         s.value = <double*>address(self.value)

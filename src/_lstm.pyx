@@ -122,9 +122,10 @@ cdef void gather(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexc
 
 
 class LSTM(Stage):
-    def __init__(self, rows, x, y, weights, initial, final, *, reverse=False):
+    def __init__(self, rows, x, y, weights, initial, final, *, reverse=False, adds=False):
         cdef list keep = []
-        cdef Sequence* s = bind(keep, __name__, rows, x, y, weights, initial, final, 4, 4, reverse, 2, False, True)
+        cdef Sequence* s = bind(
+            keep, __name__, rows, x, y, weights, initial, final, 4, 4, reverse, adds, 2, False, True)
         numbers(keep, s, state_rows(s) * s.stride, &s.c)
         numbers(keep, s, kept_rows(s) * s.stride, &s.kept)
         numbers(keep, s, s.rows.N * s.stride, &s.dc)

@@ -151,11 +151,12 @@ cdef void gather(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexc
 
 
 class RNN(Stage):
-    def __init__(self, rows, x, y, weights, initial, final, *, activation="tanh", reverse=False):
+    def __init__(self, rows, x, y, weights, initial, final, *, activation="tanh", reverse=False, adds=False):
         cdef list keep = []
         cdef bint prelu = activation == "prelu"
         cdef bint bounded = activation in ("tanh", "sigmoid")
-        cdef Sequence* s = bind(keep, __name__, rows, x, y, weights, initial, final, 1, 1, reverse, 1, prelu, bounded)
+        cdef Sequence* s = bind(
+            keep, __name__, rows, x, y, weights, initial, final, 1, 1, reverse, adds, 1, prelu, bounded)
         cdef Py_ssize_t M = s.rows.N * s.rows.T
         s.kind = ACTIVATIONS[activation]
         if prelu and s.training:

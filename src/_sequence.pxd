@@ -59,6 +59,8 @@ cdef struct Sequence:
     const void* x                # (M, D), or NULL where ids (M,) are given
     const Py_ssize_t* ids
     void* dx
+    bint adds                    # to dx: the other direction has written there before
+    void* zeros                  # (D,) that it begins with otherwise
     void* y                      # (M, H) h of every step
     const void* dy
     Py_ssize_t x_row, dx_row, y_row, dy_row
@@ -112,7 +114,7 @@ cdef struct Sequence:
 
 cdef inline Sequence* bind(
     list keep, object module, object rows, object x, object y, object weights, object initial, object final,
-    Py_ssize_t G, Py_ssize_t joint, bint reverse, Py_ssize_t states, bint prelu, bint bounded,
+    Py_ssize_t G, Py_ssize_t joint, bint reverse, bint adds, Py_ssize_t states, bint prelu, bint bounded,
 ) except NULL:
     """Allocate a Sequence and what every family needs of it; `keep` holds all arrays alive.
 
@@ -126,7 +128,7 @@ cdef inline Sequence* bind(
     biases = list(weights[2:len(weights) - prelu]) + [(None, None)] * 2
     s.gemm = gemm_of(module)
     s.rows = packed_rows(rows)
-    s.G, s.H, s.reverse = G, weight_hh.value.shape[1], reverse
+    s.G, s.H, s.reverse, s.adds = G, weight_hh.value.shape[1], reverse, adds
     s.single = weight_ih.value.itemsize == sizeof(float)
     s.training = weight_ih.grad is not None
     s.tokens = x.value.dtype.kind == "i"
@@ -201,6 +203,7 @@ cdef inline int allocate(list keep, Sequence* s, bint bounded, bint x_bounded) e
         return 0
     numbers(keep, s, N * s.stride, &s.dh)
     if s.dx is not NULL:
+        numbers(keep, s, s.D, &s.zeros)
         packed(keep, s, rows_of_groups(s.G, s.H, s.stride), s.D, True, &s.input_back)
     from rnncore._stage import halves_pay, num_threads_to_come
     s.stage.halved = halves_pay(N, s.rows.T, weights, weights * (sizeof(float) if s.single else sizeof(double)))
@@ -639,11 +642,12 @@ cdef inline void hidden_gradient(
 
 
 cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t begin, Py_ssize_t count) noexcept nogil:
-    """dx += dz @ weight_ih for some packed rows."""
+    """dx = dz @ weight_ih for some packed rows, or added to what the other direction gives."""
     cdef Py_ssize_t depth = rows_of_groups(s.G, s.H, s.stride)
     cdef Term term = term_of(depth, dz + begin * s.width, s.width, &s.input_back)
     cdef real* dx = <real*>s.dx + begin * s.dx_row
-    team_product(s, count, s.D, dx, s.dx_row, NULL, &term, 1, dx, s.dx_row, Ahead(NULL, 0, False))
+    team_product(s, count, s.D, dx if s.adds else <const real*>s.zeros, s.dx_row if s.adds else 0, NULL, &term, 1, dx,
+                 s.dx_row, Ahead(NULL, 0, False))
 
 
 cdef inline void step_input_gradient(const Sequence* s, const Step* step, const real* dz) noexcept nogil:

@@ -15,7 +15,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
 from _plan cimport (
-    MOST, Band, Job, OverRows, Portion, Rows, Rule as CRule, Stage as CStage, address, buffer, row_count, span, spans,
+    MOST, Band, Job, OverRows, Portion, Rows, Rule as CRule, Stage as CStage, address, buffer, row_count,
 )
 
 cdef extern from "_threads.h" nogil:
@@ -108,10 +108,9 @@ cdef void share_rows(const CStage* stage, Py_ssize_t parts, Shares* shares) noex
         shares.bounds[part] = N
 
 
-cdef struct Buffer:
+cdef struct Buffer:              # N rows
     char* rows
     Py_ssize_t row_bytes
-    bint per_sequence            # N rows; else M
 
 
 cdef struct Run:
@@ -121,7 +120,7 @@ cdef struct Run:
     CRule** rules
     Py_ssize_t rule_count
     bint fresh                   # the parameters' gradients begin from zero
-    Buffer* buffers              # gradients of the data
+    Buffer* buffers              # gradients of the states
     Py_ssize_t buffer_count
     bint teams                   # threads share products, not rows
     Py_ssize_t parts             # threads that share the output tiles of a training step
@@ -189,16 +188,12 @@ cdef void finish(const Run* run) noexcept nogil:
 
 
 cdef void zero_share(const Run* run, Py_ssize_t part) noexcept nogil:
-    """Zero the gradients of the data that backward_share adds to."""
-    cdef const Rows* rows = run.stages[0].rows
-    cdef Band band = Band(run.shares.bounds[part], run.shares.bounds[part + 1], 0)
-    cdef Py_ssize_t i, s, begin, count
-    cdef const Buffer* to
+    """Zero the gradients of the states that backward_share adds to."""
+    cdef Py_ssize_t first = run.shares.bounds[part]
+    cdef Py_ssize_t count = run.shares.bounds[part + 1] - first
+    cdef Py_ssize_t i
     for i in range(run.buffer_count):
-        to = &run.buffers[i]
-        for s in range(spans(rows, to.per_sequence, &band)):
-            count = span(rows, to.per_sequence, s, &band, &begin)
-            memset(to.rows + begin * to.row_bytes, 0, count * to.row_bytes)
+        memset(run.buffers[i].rows + first * run.buffers[i].row_bytes, 0, count * run.buffers[i].row_bytes)
 
 
 cdef void both_shares(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
@@ -347,7 +342,7 @@ cdef class Stage:
             finish(&self.run_)
 
     def backward(self):
-        """Add the gradients of the inputs; once for each forward."""
+        """Fill the gradient of the input, and add to those of states; once for each forward."""
         with nogil:
             self.over(backward_share, True)
 
@@ -458,8 +453,8 @@ cdef class Step:
     ----------
     stages : list of Stage
         Forward order; the last is the loss.
-    buffers : list of ndarray, (N * T, width) or (count, N, width)
-        Gradients of the data, zeroed before the backward pass.
+    buffers : list of ndarray, (count, N, width)
+        Gradients of the states, zeroed before the backward pass.
     rules : list of Rule
         One for each flat parameter, whose gradient is zeroed too.
     settings : ndarray of float64
@@ -481,7 +476,7 @@ cdef class Step:
 
     def __init__(self, stages, buffers, rules, settings, *, clip_norm=INFINITY, clip_value=INFINITY):
         self.keep = [stages, buffers, rules, settings]
-        arrays = [rows for array in buffers for rows in (array if array.ndim == 3 else [array])]
+        arrays = [rows for array in buffers for rows in array]
         self.run_.count, self.run_.rule_count, self.run_.buffer_count = len(stages), len(rules), len(arrays)
         self.run_.stages = <CStage**>pointers(self.keep, len(stages))
         self.run_.rules = <CRule**>pointers(self.keep, len(rules))
@@ -491,8 +486,7 @@ cdef class Step:
         for i, rule in enumerate(rules):
             self.run_.rules[i] = (<Rule>rule).rule
         for i, array in enumerate(arrays):
-            self.run_.buffers[i] = Buffer(
-                <char*>address(array), array.strides[0], len(array) == self.run_.stages[0].rows.N)
+            self.run_.buffers[i] = Buffer(<char*>address(array), array.strides[0])
         self.settings = <double*>address(settings)
         self.value = <double*>address(stages[len(stages) - 1].value)
         self.run_.clip_norm, self.run_.clip_value = clip_norm, clip_value

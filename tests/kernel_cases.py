@@ -90,9 +90,15 @@ class Draw:
         """A parameter, of a size that keeps that of the vectors it is multiplied with."""
         return Variable(self.array(*shape, size=1 / math.sqrt(shape[-1])), np.zeros(shape, self.dtype))
 
-    def source(self, *shape: int, capacity: int | None = None) -> Variable:
-        """What a stage reads: values, and gradients that are zero so far."""
-        return Variable(spare(self.array(*shape), capacity), spare(np.zeros(shape, self.dtype), capacity))
+    def source(self, *shape: int) -> Variable:
+        """What a stage reads, and adds to the gradient of: that is zero so far."""
+        return Variable(self.array(*shape), np.zeros(shape, self.dtype))
+
+    def input(self, *shape: int, capacity: int) -> Variable:
+        """What it reads, and fills the gradient of."""
+        return Variable(
+            spare(self.array(*shape), capacity), np.full((capacity, *shape[1:]), np.nan, self.dtype)
+        )
 
     def sink(self, *shape: int, capacity: int | None = None) -> Variable:
         """What a stage writes: values that are NaN so far, gradients of one sign, lest their sums cancel."""
@@ -160,8 +166,10 @@ def recurrent(
     if rest:
         initial = {name: Variable(np.zeros((rows.N, H), dtype)) for name in initial}
     final = {f"{name}_T": draw.sink(rows.N, H) for name in states}
-    x = Variable(draw.ids(M, D, capacity)) if tokens else draw.source(M, D, capacity=capacity)
+    x = Variable(draw.ids(M, D, capacity)) if tokens else draw.input(M, D, capacity=capacity)
     x = x._replace(bounded=bounded)
+    if options.get("adds") and not tokens:
+        x.grad[:M] = 0
     y = draw.sink(M, H, capacity=capacity)
     if columns:
         y = Variable(*(np.concatenate([array] * 3, axis=1)[:, H : 2 * H] for array in (y.value, y.grad)))
@@ -196,7 +204,7 @@ def linear(
     draw = Draw(0, dtype)
     R, capacity = stage_rows(rows, last), rows.N * rows.T
     weights = {"weight": draw.weight(O, I)} | ({"bias": draw.source(O)} if bias else {})
-    x, y = draw.source(R, I, capacity=capacity), draw.sink(R, O, capacity=capacity)
+    x, y = draw.input(R, I, capacity=capacity), draw.sink(R, O, capacity=capacity)
     x = x._replace(bounded=bounded)
     stage = kernels.Linear(rows, x, y, tuple(weights.values()), last=last)
     return Case(stage, weights | {"x": first(R, x)}, {"y": first(R, y)})
@@ -213,7 +221,7 @@ def embedding(kernels: Any, rows: Rows, *, V: int = 4, E: int = 3, dtype: Any = 
 def dropout(kernels: Any, rows: Rows, *, H: int = 3, dtype: Any = np.float64) -> Case:
     draw = Draw(0, dtype)
     M, capacity = rows.M, rows.N * rows.T
-    x, y = draw.source(M, H, capacity=capacity), draw.sink(M, H, capacity=capacity)
+    x, y = draw.input(M, H, capacity=capacity), draw.sink(M, H, capacity=capacity)
     mask = (draw.rng.random((capacity, H)) < 0.75).astype(dtype) / dtype(0.75)
     return Case(kernels.Dropout(rows, x, y, mask), {"x": first(M, x)}, {"y": first(M, y)})
 
@@ -236,7 +244,7 @@ def activation(
 ) -> Case:
     draw = Draw(0, dtype)
     R, capacity = stage_rows(rows, last), rows.N * rows.T
-    x, y = draw.source(R, O, capacity=capacity), draw.sink(R, O, capacity=capacity)
+    x, y = draw.input(R, O, capacity=capacity), draw.sink(R, O, capacity=capacity)
     stage = kernels.Activation(rows, x, y, kind=kind, last=last)
     return Case(stage, {"x": first(R, x)}, {"y": first(R, y)})
 
@@ -253,7 +261,7 @@ def loss(
 ) -> Case:
     draw = Draw(0, dtype)
     R, capacity = stage_rows(rows, last), rows.N * rows.T
-    p = draw.source(R, O, capacity=capacity)
+    p = draw.input(R, O, capacity=capacity)
     target = draw.ids(R, O, capacity) if kind == "cross_entropy" else spare(draw.array(R, O), capacity)
     stage = kernels.Loss(rows, p, target, kind=kind, reduction=reduction, last=last)
     return Case(stage, {"p": first(R, p)}, {"loss": Variable(stage.value, np.ones(1))})

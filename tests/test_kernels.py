@@ -303,7 +303,7 @@ def test_rows_that_no_step_has_are_not_touched(level):
 
 
 def assert_equal_to_reference(build, level, dtype, **options) -> None:
-    """Compare what two runs give: gradients are added to what is there."""
+    """Compare what two runs give: gradients but that of the input are added to what is there."""
     results = build(kernels.load(level), dtype=dtype, **options).run().run().results()
     expected = build(NUMPY, dtype=np.float64, **options).run().run().results()
     assert_close(results, expected, TOLERANCE[dtype], options)
@@ -370,15 +370,19 @@ def test_losses_and_activations_of_huge_logits(level, dtype):
 @each_level
 @each_dtype
 @each_cell
-def test_gradients_are_added(level, dtype, cell, options):
-    once = recurrent(kernels.load(level), cell, options, ragged(3, 4), D=5, H=17, dtype=dtype).run().results()
-    twice = (
-        recurrent(kernels.load(level), cell, options, ragged(3, 4), D=5, H=17, dtype=dtype)
-        .run()
-        .run()
-        .results()
-    )
-    doubled = {name: array * (1 + name.startswith("d")) for name, array in once.items()}
+@pytest.mark.parametrize("adds", [False, True])
+def test_gradients_are_added_but_that_of_the_input(level, dtype, cell, options, adds):
+    def case():
+        return recurrent(
+            kernels.load(level), cell, options | {"adds": adds}, ragged(3, 4), D=5, H=17, dtype=dtype
+        )
+
+    once, twice = case().run().results(), case().run().run().results()
+    filled = () if adds else ("dx",)
+    doubled = {
+        name: array * (2 if name.startswith("d") and name not in filled else 1)
+        for name, array in once.items()
+    }
     assert_close(twice, doubled, TOLERANCE[dtype])
 
 

@@ -33,6 +33,8 @@ class Recurrent(Stage):
         State before the first and after the last step of each sequence, (N, H) each: h, or h and c.
     reverse : bool
         Walk from the last step of each sequence to its first.
+    adds : bool
+        Add to the gradient of x, which the other direction has filled before.
 
     Attributes
     ----------
@@ -53,11 +55,12 @@ class Recurrent(Stage):
         initial: Sequence[Variable],
         final: Sequence[Variable],
         reverse: bool,
+        adds: bool,
     ) -> None:
         self.rows, self.x, self.y = rows, x, y
         self.weight_ih, self.weight_hh, *self.biases = weights
         self.initial, self.final = initial, final
-        self.reverse = reverse
+        self.reverse, self.adds = reverse, adds
         GH, H = self.weight_hh.value.shape
         capacity, dtype = rows.N * rows.T, self.weight_hh.value.dtype
         self.gates = np.empty((capacity, GH), dtype)
@@ -100,7 +103,7 @@ class Recurrent(Stage):
             final.value[...] = buffer
 
     def backward(self) -> None:
-        """Add to the gradients of x and of the initial state."""
+        """Fill the gradient of x, and add to that of the initial state."""
         M = self.rows.M
         running = [gradient(state.grad).copy() for state in self.final]
         for here in reversed(self.walk()):
@@ -113,7 +116,8 @@ class Recurrent(Stage):
             for after, before in zip(dstate, self.step_backward(here, *dstate), strict=True):
                 after[...] = before
         if self.x.grad is not None:
-            self.x.grad[:M] += self.dz[:M] @ self.weight_ih.value
+            dx = self.dz[:M] @ self.weight_ih.value
+            self.x.grad[:M] = self.x.grad[:M] + dx if self.adds else dx
         for initial, buffer in zip(self.initial, running, strict=True):
             if initial.grad is not None:
                 initial.grad[...] += buffer

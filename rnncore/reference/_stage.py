@@ -14,7 +14,8 @@ from rnncore.rows import Rows
 class Stage:
     """A piece of the network with its arrays bound once: it runs without arguments.
 
-    Gradients are added to what the arrays hold; who owns them zeroes them before a backward pass.
+    Gradients of weights and of states are added to what the arrays hold, since others add to them too; who
+    owns them zeroes them before a backward pass.
     """
 
     rows: Rows
@@ -27,7 +28,7 @@ class Stage:
         raise NotImplementedError
 
     def backward(self) -> None:
-        """Add to the gradients of the inputs."""
+        """Fill the gradient of the input, and add to those of states."""
         raise NotImplementedError
 
     def accumulate(self) -> None:

@@ -58,8 +58,9 @@ class GRU(Recurrent):
         *,
         reset_after: bool = True,
         reverse: bool = False,
+        adds: bool = False,
     ) -> None:
-        super().__init__(rows, x, y, weights, initial, final, reverse)
+        super().__init__(rows, x, y, weights, initial, final, reverse, adds)
         self.reset_after = reset_after
         self.product = np.empty_like(self.before[0])
         H = self.product.shape[1]

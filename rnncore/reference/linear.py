@@ -38,10 +38,10 @@ class Linear(Stage):
             self.y.value[:R] += bias.value
 
     def backward(self) -> None:
-        """Add to the gradient of x."""
+        """Fill the gradient of x."""
         R = self.rows.N if self.last else self.rows.M
         if self.x.grad is not None:
-            self.x.grad[:R] += gradient(self.y.grad)[:R] @ self.weight.value
+            self.x.grad[:R] = gradient(self.y.grad)[:R] @ self.weight.value
 
     def accumulate(self) -> None:
         """Add to the gradients of the weights."""
@@ -105,10 +105,10 @@ class Dropout(Stage):
         self.y.value[:M] = self.x.value[:M] * self.mask[:M]
 
     def backward(self) -> None:
-        """Add to the gradient of x."""
+        """Fill the gradient of x."""
         M = self.rows.M
         if self.x.grad is not None:
-            self.x.grad[:M] += gradient(self.y.grad)[:M] * self.mask[:M]
+            self.x.grad[:M] = gradient(self.y.grad)[:M] * self.mask[:M]
 
 
 class Join(Stage):
@@ -131,7 +131,7 @@ class Join(Stage):
         np.concatenate([part.value for part in self.parts], axis=1, out=self.y.value)
 
     def backward(self) -> None:
-        """Add to the gradients of the parts."""
+        """Add to the gradients of the parts, which are states."""
         columns = np.split(gradient(self.y.grad), len(self.parts), axis=1)
         for part, column in zip(self.parts, columns, strict=True):
             gradient(part.grad)[...] += column

@@ -31,14 +31,14 @@ class Activation(Stage):
         self.y.value[:R] = sigmoid(x) if self.kind == "sigmoid" else softmax(x)
 
     def backward(self) -> None:
-        """Add to the gradient of x."""
+        """Fill the gradient of x."""
         R = self.rows.N if self.last else self.rows.M
         y, dy = self.y.value[:R], gradient(self.y.grad)[:R]
         if self.kind == "softmax":
             dy = dy - (y * dy).sum(axis=1, keepdims=True)
-            gradient(self.x.grad)[:R] += y * dy
+            gradient(self.x.grad)[:R] = y * dy
         else:
-            gradient(self.x.grad)[:R] += y * (1 - y) * dy
+            gradient(self.x.grad)[:R] = y * (1 - y) * dy
 
 
 class Loss(Stage):
@@ -92,7 +92,7 @@ class Loss(Stage):
         self.value[0] = terms.sum(dtype=self.value.dtype) * self.weight(terms.size)
 
     def backward(self) -> None:
-        """Add to the gradient of the prediction."""
+        """Fill the gradient of the prediction."""
         R = self.rows.N if self.last else self.rows.M
         p, t = self.prediction.value[:R], self.target[:R]
         terms = R if self.kind == "cross_entropy" else p.size
@@ -101,7 +101,7 @@ class Loss(Stage):
         if k and not self.last:  # the other steps' losses have backward passes of their own
             step = np.repeat(np.arange(self.rows.T), self.rows.counts)
             dp[step % k != phase] = 0
-        gradient(self.prediction.grad)[:R] += dp
+        gradient(self.prediction.grad)[:R] = dp
 
     def weight(self, terms: int) -> float:
         """Return the factor of each of so many terms in the loss."""

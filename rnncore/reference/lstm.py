@@ -66,8 +66,9 @@ class LSTM(Recurrent):
         final: Sequence[Variable],
         *,
         reverse: bool = False,
+        adds: bool = False,
     ) -> None:
-        super().__init__(rows, x, y, weights, initial, final, reverse)
+        super().__init__(rows, x, y, weights, initial, final, reverse, adds)
         self.c = np.empty_like(self.before[1])
 
     def step(self, here: slice, *state: np.ndarray) -> Sequence[np.ndarray]:

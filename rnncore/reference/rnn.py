@@ -59,12 +59,13 @@ class RNN(Recurrent):
         *,
         activation: str = "tanh",
         reverse: bool = False,
+        adds: bool = False,
     ) -> None:
         self.activation = activation
         self.slope = Variable(np.zeros(1))
         if activation == "prelu":
             *weights, self.slope = weights
-        super().__init__(rows, x, y, weights, initial, final, reverse)
+        super().__init__(rows, x, y, weights, initial, final, reverse, adds)
 
     def step(self, here: slice, *state: np.ndarray) -> Sequence[np.ndarray]:
         (h,) = state
@@ -80,7 +81,7 @@ class RNN(Recurrent):
         return (self.dz[here] @ self.weight_hh.value,)
 
     def backward(self) -> None:
-        """Add to the gradients of x and of the initial state."""
+        """Fill the gradient of x, and add to that of the initial state."""
         self.dslope = 0.0  # the slope's gradient, summed on the way
         super().backward()
 

@@ -41,8 +41,8 @@ class Step:
     ----------
     stages : list of Stage
         Forward order; the last is the loss.
-    buffers : list of ndarray
-        Gradients of the data, zeroed before the backward pass.
+    buffers : list of ndarray, (count, N, width)
+        Gradients of the states, zeroed before the backward pass.
     rules : list of Rule
         One for each flat parameter, whose gradient is zeroed too.
     settings : ndarray of float64
