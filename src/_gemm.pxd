@@ -13,9 +13,11 @@ registers, many weights are packed as digits instead, and large weight gradients
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
-from _digits cimport DIGITS, LEAST_SUMMED, SIDE, digits_may_pay, digits_size, pack_digits, pack_digits_transposed
+from _digits cimport (
+    DIGITS, LEAST_SUMMED, SIDE, digits_may_pay, digits_pay, digits_size, pack_digits, pack_digits_transposed,
+)
 from _math cimport pieces, real
-from _plan cimport BLOCK_ROWS, share
+from _plan cimport BLOCK_ROWS, buffer, share
 
 cdef extern from *:
     """
@@ -168,6 +170,18 @@ cdef struct Term:                # a (M, K) @ weights (K, N)
 cdef struct Weights:             # (K, N), packed
     void* panels                 # or digits
     bint digits
+
+
+cdef inline int room_for(
+    list keep, Weights* weights, Py_ssize_t K, Py_ssize_t N, Py_ssize_t rows, Py_ssize_t steps, bint training,
+    bint bounded, bint single,
+) except -1:
+    """Weights (K, N) that multiply so many rows in each of some steps: if these are bounded, they may be digits."""
+    if single and bounded and digits_pay(rows, steps, K, N, training, <float*>NULL):
+        weights.digits = True
+        return buffer(keep, digits_size(K, N), &weights.panels)
+    return buffer(keep, sizeof(float) * panels_size(K, N, <float*>NULL) if single
+                  else sizeof(double) * panels_size(K, N, <double*>NULL), &weights.panels)
 
 
 cdef inline Term term_of(Py_ssize_t K, const void* a, Py_ssize_t a_row, const Weights* weights) noexcept nogil:

@@ -1,10 +1,9 @@
 """Stages without a memory: linear maps, embeddings, dropout."""
 
 from _gemm cimport (
-    Ahead, Gemm, Term, Weights, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
-    pack_transposed, panels_size, product, scratch_size, term_of, zero_tiles,
+    Ahead, Gemm, Term, Weights, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack, pack_transposed, product,
+    room_for, scratch_size, term_of, zero_tiles,
 )
-from _digits cimport digits_pay, digits_size
 from _math cimport dot, real
 from _plan cimport (
     Band, Blocks, OverPortion, OverRows, OverTiles, Portion, Rows, Stage as CStage, add, add_rows, add_share,
@@ -61,21 +60,6 @@ cdef Dense* bind(list keep, object rows, object x, object y) except NULL:
 
 # ---------------------------------------------------------------------------------------------
 # y = x W^T + b
-
-cdef int packed(
-    list keep, const Dense* s, bint single, Py_ssize_t K, Py_ssize_t N, bint bounded, Weights* weights,
-) except -1:
-    """Room for weights (K, N), as in _sequence.pxd; but all rows are multiplied at once."""
-    cdef Py_ssize_t rows = s.rows.N if s.last else s.rows.N * s.rows.T
-    if single and bounded and digits_pay(rows, 1, K, N, s.d_weight is not NULL, <float*>NULL):
-        weights.digits = True
-        buffer(keep, digits_size(K, N), &weights.panels)
-    elif single:
-        buffer(keep, sizeof(float) * panels_size(K, N, <float*>NULL), &weights.panels)
-    else:
-        buffer(keep, sizeof(double) * panels_size(K, N, <double*>NULL), &weights.panels)
-    return 0
-
 
 cdef void linear_pack(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     pack_transposed(&s.forth, <const real*>s.weight, s.I, 1, s.whole, s.whole, s.I, part, parts)
@@ -158,8 +142,9 @@ class Linear(Stage):
             s.bias = s.zeros
         s.scratch_size = scratch_size(s.I, <float*>NULL) if single else scratch_size(s.I, <double*>NULL)
         s.whole = s.O - (s.O % (lanes(<float*>NULL) if single else lanes(<double*>NULL)) == 1)
-        packed(keep, s, single, s.I, s.whole, x.bounded, &s.forth)
-        packed(keep, s, single, s.O, s.I, True, &s.back)
+        # all rows are multiplied at once
+        room_for(keep, &s.forth, s.I, s.whole, len(y.value), 1, s.d_weight is not NULL, x.bounded, single)
+        room_for(keep, &s.back, s.O, s.I, len(y.value), 1, s.d_weight is not NULL, True, single)
         if s.d_weight is not NULL:
             s.stage.halved = halves_pay(s.rows.N, 1 if last else s.rows.T, s.stage.work, size * s.O * s.I)
             buffer(keep, size * s.O * (1 + s.stage.halved), &s.sums)

@@ -12,10 +12,10 @@ through it.
 
 from _gemm cimport (
     BAND, ROWS, STRIP, Ahead, Gemm, Term, Weights, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
-    pack_transposed, padded, panel_begin, panel_count, panels_size, product, rows_of_groups, scratch_size,
-    term_of, transpose, zero_tiles,
+    pack_transposed, padded, panel_begin, panel_count, product, room_for, rows_of_groups, scratch_size, term_of,
+    transpose, zero_tiles,
 )
-from _digits cimport column_place, digits_pay, digits_size
+from _digits cimport column_place
 from _math cimport pieces, real
 from _plan cimport (
     LITTLE, Band, Blocks, Packed, Portion, Rows, Stage, add, add_rows, add_share, address, buffer, cut,
@@ -192,11 +192,12 @@ cdef inline int allocate(list keep, Sequence* s, bint bounded, bint x_bounded) e
     numbers(keep, s, s.columns, &s.bias)
     for i in range(s.group_count):
         group = &s.groups[i]
-        packed(keep, s, s.H, group.columns, bounded, &group.hidden)
+        room_for(keep, &group.hidden, s.H, group.columns, N, s.rows.T, s.training, bounded, s.single)
         if not s.tokens:             # of two terms, that of x is the first, and digits come last
-            packed(keep, s, s.D, group.columns, x_bounded and group.hidden.digits, &group.input)
+            room_for(keep, &group.input, s.D, group.columns, N, s.rows.T, s.training,
+                     x_bounded and group.hidden.digits, s.single)
         if s.training:
-            packed(keep, s, group.depth, s.H, True, &group.hidden_back)
+            room_for(keep, &group.hidden_back, group.depth, s.H, N, s.rows.T, True, True, s.single)
     if s.tokens:
         numbers(keep, s, s.V * s.width, &s.table)
     if not s.training:
@@ -204,7 +205,7 @@ cdef inline int allocate(list keep, Sequence* s, bint bounded, bint x_bounded) e
     numbers(keep, s, N * s.stride, &s.dh)
     if s.dx is not NULL:
         numbers(keep, s, s.D, &s.zeros)
-        packed(keep, s, rows_of_groups(s.G, s.H, s.stride), s.D, True, &s.input_back)
+        room_for(keep, &s.input_back, rows_of_groups(s.G, s.H, s.stride), s.D, N, s.rows.T, True, True, s.single)
     from rnncore._stage import halves_pay, num_threads_to_come
     s.stage.halved = halves_pay(N, s.rows.T, weights, weights * (sizeof(float) if s.single else sizeof(double)))
     if s.stage.halved:
@@ -231,17 +232,6 @@ cdef inline Py_ssize_t kept_rows(const Sequence* s) noexcept nogil:
 
 cdef inline int numbers(list keep, const Sequence* s, Py_ssize_t count, void** place) except -1:
     return buffer(keep, count * (sizeof(float) if s.single else sizeof(double)), place)
-
-
-cdef inline int packed(
-    list keep, const Sequence* s, Py_ssize_t K, Py_ssize_t N, bint bounded, Weights* weights,
-) except -1:
-    """Room for weights (K, N). What they multiply may be bounded, and then they may be digits."""
-    if s.single and bounded and digits_pay(s.rows.N, s.rows.T, K, N, s.training, <float*>NULL):
-        weights.digits = True
-        return buffer(keep, digits_size(K, N), &weights.panels)
-    return numbers(keep, s, panels_size(K, N, <float*>NULL) if s.single else panels_size(K, N, <double*>NULL),
-                   &weights.panels)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
 from _plan cimport (
-    MOST, Band, Job, OverRows, Portion, Rows, Rule as CRule, Stage as CStage, address, buffer, row_count,
+    MOST, Band, Job, OverRows, Portion, Rule as CRule, Stage as CStage, address, buffer, row_count,
 )
 
 cdef extern from "_threads.h" nogil:
