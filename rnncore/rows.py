@@ -17,18 +17,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-LINE = 64  # bytes of a cache line
+PAIR = 128  # bytes of two cache lines
 
 
 def zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
-    """Return zeros from the boundary of a cache line on, as `numpy.zeros` does not.
+    """Return zeros from the boundary of a pair of cache lines on, as `numpy.zeros` does not.
 
-    A vector register of 64 bytes then reads and writes one line at a time instead of two.
+    A vector register of 64 bytes then reads and writes one line at a time instead of two; and threads that have
+    neighbouring rows seldom share a pair, which cores fetch together.
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape) if isinstance(shape, tuple) else shape
-    memory = np.zeros(size * dtype.itemsize + LINE, np.uint8)
-    start = -memory.__array_interface__["data"][0] % LINE
+    memory = np.zeros(size * dtype.itemsize + PAIR, np.uint8)
+    start = -memory.__array_interface__["data"][0] % PAIR
     return memory[start : start + size * dtype.itemsize].view(dtype).reshape(shape)
 
 

@@ -46,6 +46,7 @@ cdef extern from *:
 
 cdef enum:
     MOST = 64                    # threads
+    PAIR = 128                   # bytes of two cache lines
 
 cdef struct Rows:
     Py_ssize_t N, T
@@ -269,9 +270,12 @@ cdef inline void add_share(
 
 
 cdef inline int buffer(list keep, Py_ssize_t size, void** place) except -1:
-    """`size` bytes of zeros on the boundary of a cache line; `keep` holds them alive."""
-    cdef bytearray memory = bytearray(size + 64)
+    """`size` bytes of zeros on the boundary of a pair of cache lines; `keep` holds them alive.
+
+    Cores fetch lines by pairs: where threads have neighbouring rows, a pair had better not hold some of both.
+    """
+    cdef bytearray memory = bytearray(size + PAIR)
     cdef size_t start = <size_t>PyByteArray_AS_STRING(memory)
     keep.append(memory)
-    place[0] = <void*>((start + 63) // 64 * 64)
+    place[0] = <void*>((start + PAIR - 1) // PAIR * PAIR)
     return 0

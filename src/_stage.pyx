@@ -23,16 +23,17 @@ cdef extern from "_threads.h" nogil:
 
 cdef enum:
     BLOCK = 4096                 # numbers of a parameter that one thread updates at a time
-    PAIR = 2                     # rows that a thread must have for a forward pass alone
+    PAIR = 2                     # rows that a thread must have
     FEW = 4                      # fewer rows than these a thread leaves to a team, if there are many weights
     LEAST = 3 << 18              # bytes of weights below which meetings cost a team more than it gains
     PART = 1 << 18               # and for each of its threads
     HEAVY = 3 << 19              # bytes of which one core's cache holds too little: a team does better than threads
     TEAM = 16                    # of fewer than so many rows each
+    MANY = 16                    # rows a thread of which half would not take half as long
     HALF = 8                     # rows that each half of a batch must have for sums of its own,
     SUMS = 1 << 20               # and bytes of these at most: a core's cache holds them
 
-cdef double SHARE = 1.5e6        # multiply-adds of a forward pass below which another thread does not pay
+cdef double SHARE = 1e6          # multiply-adds of a forward pass below which another thread does not pay
 
 cdef Py_ssize_t limit = 1
 cdef Py_ssize_t usual = 1        # before anyone sets another limit
@@ -69,7 +70,7 @@ def halves_pay(N, T, work, size):
 
     Of two threads, each then reads what it has computed itself. The number in use has no say: it must not change a bit.
     """
-    return N >= 2 * HALF and size <= SUMS and N * T * work >= 2 * SHARE
+    return N >= 2 * HALF and size <= SUMS and 2 * N * T * work >= SHARE
 
 
 def num_threads_to_come():
@@ -80,6 +81,13 @@ def num_threads_to_come():
 cdef Py_ssize_t threads_for(double work, Py_ssize_t rows) noexcept nogil:
     """As many as get enough to do each."""
     return max(<Py_ssize_t>1, min(min(limit, rows), <Py_ssize_t>(work / SHARE)))
+
+
+cdef Py_ssize_t threads_of_rows(double work, Py_ssize_t rows) noexcept nogil:
+    """The same, where few rows each take nearly as long as some more."""
+    cdef Py_ssize_t threads = threads_for(work, rows // PAIR)
+    cdef Py_ssize_t each = rows // threads
+    return threads_for(work if each >= MANY else (work / 2 if each >= FEW else work / 4), threads)
 
 
 cdef struct Shares:
@@ -144,7 +152,7 @@ cdef Py_ssize_t threads_for_rows(Run* run, double work, Py_ssize_t rows) noexcep
     run.teams = in_teams(run, work)
     for i in range(run.count):
         run.stages[i].team = min(limit, run.stages[i].weights // PART) if run.teams else 1
-    return 1 if run.teams else threads_for(work, rows)
+    return 1 if run.teams else threads_of_rows(work, rows)
 
 
 cdef void over_bands(const CStage* stage, OverRows run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -389,7 +397,7 @@ cdef class Forward:
     cdef Py_ssize_t threads(self) noexcept nogil:
         """Threads that get rows enough to pay for a meeting and for weights that another one has packed."""
         cdef Run* run = &self.run_
-        return threads_for_rows(run, work_of(run), run.stages[0].rows.N // PAIR) if run.count else 1
+        return threads_for_rows(run, work_of(run), run.stages[0].rows.N) if run.count else 1
 
     def pack(self):
         """Read the weights."""
@@ -526,7 +534,7 @@ cdef class Step:
         cdef Py_ssize_t i, phase
         share_rows(stage, threads_for_rows(run, work, N), &run.shares)
         # what one thread alone has computed, others first have to fetch
-        run.parts = parts_for(run, work if run.shares.parts > 1 or run.teams else work / 4)
+        run.parts = parts_for(run, work if run.shares.parts > 1 or run.teams else work / 6)
         run.fresh = first
         rnn_parallel(prepare_tiles, run, run.parts)
         for phase in range(1 if horizon[2] else max(<Py_ssize_t>1, horizon[0])):
