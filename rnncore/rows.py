@@ -23,8 +23,8 @@ PAIR = 128  # bytes of two cache lines
 def zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
     """Return zeros from the boundary of a pair of cache lines on, as `numpy.zeros` does not.
 
-    A vector register of 64 bytes then reads and writes one line at a time instead of two; and threads that have
-    neighbouring rows seldom share a pair, which cores fetch together.
+    A vector register of 64 bytes then reads and writes one line at a time instead of two; and threads that
+    have neighbouring rows seldom share a pair, which cores fetch together.
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape) if isinstance(shape, tuple) else shape
