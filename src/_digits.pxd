@@ -7,8 +7,8 @@ of digits all but the lowest are summed up, as integers: without rounding, so th
 gives the same bits in any batch, however many rows are multiplied at once. What is rounded are the numbers, to half a
 unit, and the sums, once for every DEEPEST of k: errors are small beside the largest number of the row and of the
 column. That is as good as multiply-adds for hidden states and gradients; but not for inputs, of which one may be a
-million times as large as another that matters too. In a weight gradient, the sum over some steps, what shares a unit
-are those of one gradient and those of one input: there inputs may be of any scale.
+million times as large as another that matters too. A weight gradient sums up steps: there it is the numbers of one
+gradient, and those of one input, that share a unit, and inputs may be of any scale.
 
     weights  [block of 16 columns](their units, then [block of 64 k][digit][k][column][4 k]): of a block's k, the four
              of a column that stand together are k, k + 16, k + 32 and k + 48
@@ -72,8 +72,8 @@ cdef enum:
     BLOCK = 3 * TILE
     UNITS = 4 * SIDE             # bytes
     FEW = 4                      # rows whose sums fit into one tile
-    LEAST = 1 << 14              # weights; fewer stay in the nearest cache as floats: half as many do for
-    ROWS_FOR_HALF = 512          # so many rows at once
+    LEAST = 1 << 14              # weights; fewer stay in the nearest cache as floats
+    ROWS_FOR_HALF = 512          # rows at once that gain by half as many
     LEAST_ALONE = 1 << 15        # to multiply a row by fewer takes less time than to wake the tile registers
     MANY = 16                    # rows at once that always gain; fewer need
     LEAST_WORK = 1 << 19         # so many multiply-adds, and

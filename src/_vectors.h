@@ -1,4 +1,4 @@
-/* sigmoid and tanh of 16 floats at once, for the level whose registers an instruction can look up in: with tables
+/* sigmoid, tanh and exp of 16 floats at once, for the level whose registers an instruction can look up in: with tables
    most of the work falls away, and sigmoid takes 0.75, tanh 0.6 times as long. The compiler does not find this by
    itself. Of min and max, the second operand is the result where one is NaN. */
 #ifndef RNN_VECTORS_H
@@ -32,7 +32,7 @@ static inline __m512i rnn_split_16(__m512 x, float sign, __m512* n, __m512* powe
     return _mm512_castps_si512(shifted);
 }
 
-/* The bits of 2**n, for n - floor(n), less those of the integer part that the lowest bits of 16 n bring with them. */
+/* Of the bits of 16 n, of which the lowest four are j: those of 2**(j/16), less j << 19. */
 static inline __m512i rnn_power_of_16(__m512i bits) {
     return _mm512_permutexvar_epi32(bits, _mm512_loadu_si512(rnn_power_table));
 }
