@@ -412,8 +412,8 @@ class Recurrent(Layer):
                     tuple(_slice(v, k) for v in initial),
                     tuple(_slice(v, k) for v in final),
                     reverse=reverse,
-                    adds=directions == 2
-                    and not reverse,  # the backward pass takes the reverse direction first
+                    # the backward pass takes the reverse direction first
+                    adds=directions == 2 and not reverse,
                     **self._options(),
                 )
                 plan.stages.append(stage)

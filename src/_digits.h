@@ -203,8 +203,12 @@ static inline void rnn_tiles_of_rows(const float* const* rows, ptrdiff_t offset,
 /* The row of w (groups * size, ..) that stands at k of (groups * stride, ..), or NULL for padding. */
 static inline const float* rnn_row_at(const float* w, ptrdiff_t w_row, ptrdiff_t groups, ptrdiff_t size,
                                       ptrdiff_t stride, ptrdiff_t k) {
-    ptrdiff_t group = k / stride, unit = k % stride;
-    return group < groups && unit < size ? w + (group * size + unit) * w_row : NULL;
+    if (size != stride) {                 /* a division takes longer than the digits of a row's 16 numbers */
+        ptrdiff_t group = k / stride, unit = k % stride;
+        if (unit >= size) return NULL;
+        k = group * size + unit;
+    }
+    return k < groups * size ? w + k * w_row : NULL;
 }
 
 /* A block of w for 16 of its columns, as many as there are, likewise. */

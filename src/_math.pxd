@@ -244,35 +244,29 @@ cdef inline real sum_of_lanes(real* lanes) noexcept nogil:
     return lanes[0] + lanes[1]
 
 
-cdef inline real total(Py_ssize_t size, const real* restrict x) noexcept nogil:
+cdef inline real sum_up(const bint products, Py_ssize_t size, const real* x, const real* y) noexcept nogil:
+    """The sum of x, or of x y."""
     cdef real lanes[LANES]
+    cdef Py_ssize_t whole = size // LANES
     cdef Py_ssize_t i, j
     cdef real sum_
     for j in range(LANES):
         lanes[j] = 0
-    for i in range(size // LANES):
+    for i in range(whole):
         for j in range(LANES):
-            lanes[j] += x[i * LANES + j]
+            lanes[j] += x[i * LANES + j] * y[i * LANES + j] if products else x[i * LANES + j]
     sum_ = sum_of_lanes(lanes)
-    for j in range(size // LANES * LANES, size):
-        sum_ += x[j]
+    for j in range(whole * LANES, size):
+        sum_ += x[j] * y[j] if products else x[j]
     return sum_
 
 
-cdef inline real dot(Py_ssize_t size, const real* restrict x, const real* restrict y) noexcept nogil:
-    """The sum of x y."""
-    cdef real lanes[LANES]
-    cdef Py_ssize_t i, j
-    cdef real sum_
-    for j in range(LANES):
-        lanes[j] = 0
-    for i in range(size // LANES):
-        for j in range(LANES):
-            lanes[j] += x[i * LANES + j] * y[i * LANES + j]
-    sum_ = sum_of_lanes(lanes)
-    for j in range(size // LANES * LANES, size):
-        sum_ += x[j] * y[j]
-    return sum_
+cdef inline real total(Py_ssize_t size, const real* x) noexcept nogil:
+    return sum_up(False, size, x, x)
+
+
+cdef inline real dot(Py_ssize_t size, const real* x, const real* y) noexcept nogil:
+    return sum_up(True, size, x, y)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ cdef extern from "_threads.h" nogil:
 
 cdef enum:
     BLOCK = 4096                 # numbers of a parameter that one thread updates at a time
-    PAIR = 2                     # rows that a thread must have
+    FEWEST = 2                   # rows that a thread must have
     FEW = 4                      # fewer rows than these a thread leaves to a team, if there are many weights
     LEAST = 3 << 18              # bytes of weights below which meetings cost a team more than it gains
     PART = 1 << 18               # and for each of its threads
@@ -85,7 +85,7 @@ cdef Py_ssize_t threads_for(double work, Py_ssize_t rows) noexcept nogil:
 
 cdef Py_ssize_t threads_of_rows(double work, Py_ssize_t rows) noexcept nogil:
     """The same, where few rows each take nearly as long as some more."""
-    cdef Py_ssize_t threads = threads_for(work, rows // PAIR)
+    cdef Py_ssize_t threads = threads_for(work, rows // FEWEST)
     cdef Py_ssize_t each = rows // threads
     return threads_for(work if each >= MANY else (work / 2 if each >= FEW else work / 4), threads)
 
