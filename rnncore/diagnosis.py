@@ -56,10 +56,7 @@ def _again(model: Sequential, failed: Plan, reduction: str) -> Plan:
         reduction=reduction,
         implementation=kernels.load("numpy"),
     )
-    plan.rows.arrange(failed.rows.callers_lengths())
-    plan.rows.horizon[:] = failed.rows.horizon
-    for own, other in zip(plan.inputs(), failed.inputs(), strict=True):
-        own[...] = other
+    plan.take_over(failed)
     return plan
 
 
@@ -128,6 +125,7 @@ def _first(plan: Plan, seen: Mapping[str, np.ndarray | None], latest: bool = Fal
     latest : bool
     """
     rows = plan.rows
+    sequences, steps = rows.origins()
     places = []
     for rank, (name, array) in enumerate(seen.items()):
         if array is None:
@@ -138,8 +136,7 @@ def _first(plan: Plan, seen: Mapping[str, np.ndarray | None], latest: bool = Fal
             if len(array) != rows.N * rows.T:
                 places.append((0, rank, f"{name} of sequence {rows.order[row]} is {value}"))
                 continue
-            t = int(np.searchsorted(rows.offsets, row, side="right")) - 1
-            place = f"time step {t} of sequence {rows.order[row - rows.offsets[t]]}"
+            t, place = steps[row], f"time step {steps[row]} of sequence {sequences[row]}"
             places.append((-t if latest else t, rank, f"{name} at {place} is {value}"))
     return min(places)[2] if places else ""
 

@@ -54,6 +54,7 @@ def load(name: str) -> SimpleNamespace:
         ("Forward", "step", "_stage"),
         ("set_num_threads", "step", "_stage"),
         ("get_num_threads", "step", "_stage"),
+        ("num_threads_to_come", "step", "_stage"),
         ("Step", "step", "_stage"),
         ("Intake", "intake", "_intake"),
     ):
@@ -78,7 +79,8 @@ def set_num_threads(count: int) -> None:
     """Use at most so many threads, for everything; results do not depend on it, to the bit.
 
     The default is the environment variable ``RNNCORE_NUM_THREADS``, or the number of cores that this process
-    may use. Work too small to be shared stays on one thread; so does all of the NumPy kernels.
+    may use. Work too small to be shared stays on one thread; so does all of the NumPy kernels. A stream uses no
+    more than when it was made.
 
     Parameters
     ----------

@@ -362,6 +362,7 @@ class Stream:
         )
         activation = [plan.activation] if plan.activation else []
         self._forward = kernels.active.Forward([*plan.stages, *activation])
+        plan.rows.share(self._forward.shares)
         self._forward.pack()
         self._x, self._y = plan.x.value, plan.prediction.value
         self._shape = self._x.shape

@@ -133,7 +133,7 @@ class Plan:
         implementation: SimpleNamespace | None = None,
     ) -> None:
         self.kernels = implementation or kernels.active
-        self.rows = Rows(N, T)
+        self.rows = Rows(N, T, self.kernels.num_threads_to_come())
         self.dtype = layers[0].dtype
         self.vocabulary = layers[0].in_features
         self.last = output == "last"
@@ -238,6 +238,8 @@ class Plan:
         """
         if lengths is not None or not self.rows.full:
             self.rows.arrange(lengths)
+        if self.rows.most > 1 and self.rows.shares != (shares := self._forward.shares):
+            self.rows.share(shares)
         if not self.intake.take(x):
             self._refuse("x", self.x.value[: self.rows.M], self._bounds, self._expected)
         self.load_states(states)
@@ -301,10 +303,22 @@ class Plan:
                 for variable, array in zip(layer, arriving, strict=True):
                     gradient(variable)[...] += array[:, self.rows.order]
 
-    def inputs(self) -> list[np.ndarray]:
-        """Return all that has been taken in or drawn, packed: x, target, initial states, dropout masks."""
-        states = [variable.value for layer in self.initial for variable in layer]
-        return [self.x.value, self.target, *states, *(mask for mask, _ in self._masks)]
+    def take_over(self, other: Plan) -> None:
+        """Take in what a plan of the same kind has taken in or drawn, laid out in one share."""
+        self.rows.arrange(other.rows.callers_lengths())
+        self.rows.horizon[:] = other.rows.horizon
+        in_time = np.argsort(other.rows.origins()[1], kind="stable")
+        for own, theirs in zip(self._packed_inputs(), other._packed_inputs(), strict=True):
+            own[: self.rows.M] = theirs[in_time]
+        if self.last:
+            self.target[...] = other.target
+        for own_layer, their_layer in zip(self.initial, other.initial, strict=True):
+            for own_state, their_state in zip(own_layer, their_layer, strict=True):
+                own_state.value[...] = their_state.value
+
+    def _packed_inputs(self) -> list[np.ndarray]:
+        """Return what has a row for each step of each sequence: x, dropout masks, and mostly the target."""
+        return [self.x.value, *(mask for mask, _ in self._masks), *([] if self.last else [self.target])]
 
     # the passes
 
@@ -387,8 +401,8 @@ class Plan:
         if last:
             place = [self.rows.order[row]]
         else:
-            t = int(np.searchsorted(self.rows.offsets, row, side="right")) - 1
-            place = [self.rows.order[row - self.rows.offsets[t]], t]
+            sequences, steps = self.rows.origins()
+            place = [sequences[row], steps[row]]
         return f"[{', '.join(map(str, [*place, *rest]))}]"
 
 

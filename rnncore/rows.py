@@ -3,7 +3,8 @@
 A batch of ragged sequences is *packed time-major*: the sequences are sorted by length, longest first, and
 the array holds the rows of step 0 of every sequence that has one, then those of step 1, and so on. Steps
 behind the end of a sequence do not exist, so nothing has to be masked and the cost follows the valid steps.
-The rows of one step, and all rows of the batch, are one block for a matrix product.
+The rows of one step, and all rows of the batch, are one block for a matrix product. For threads a batch is laid
+out in shares, each packed like that: what a core fetches ahead of what it reads is then its own, too.
 
 Dimension letters, here and in all kernels: N sequences, T steps, M valid steps of the whole batch, D input
 size, H hidden size, O output size, G gates of a cell, V vocabulary, R rows of a stage.
@@ -12,6 +13,8 @@ size, H hidden size, O output size, G gates of a cell, V vocabulary, R rows of a
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +65,8 @@ class Rows:
     ----------
     N, T : int
         Number of sequences and capacity in steps.
+    most : int
+        Shares that there may be, of two rows at least.
 
     Attributes
     ----------
@@ -71,28 +76,38 @@ class Rows:
         Valid steps of each row's sequence, descending.
     counts : ndarray of intp, shape (T,)
         Sequences that have step t: they are the rows 0 ... ``counts[t] - 1`` of the sorted batch.
-    offsets : ndarray of intp, shape (T + 1,)
-        Step t holds the packed rows ``offsets[t]`` ... ``offsets[t + 1] - 1``; ``offsets[T]`` is M.
-    M : int
-        Valid steps of the whole batch.
+    middle : ndarray of intp, shape (1,)
+        The first row of the second half of the batch, which has about as many steps as the first one.
+    bounds : ndarray of intp, shape (most + 1,)
+        Share p has the rows ``bounds[p]`` ... ``bounds[p + 1] - 1``.
+    offsets : ndarray of intp, shape (most, T + 1)
+        Step t of row n of share p is packed row ``offsets[p, t] + n``; step T is the end of the share.
+    sizes : ndarray of intp, shape (2,)
+        M and the number of shares, for kernels.
+    M, shares : int
+        Valid steps of the whole batch, and the number of shares.
     full : bool
         All sequences have T steps, and so are in the caller's order.
     horizon : ndarray of intp, shape (3,)
         How far back a loss reaches, for the backward pass: k, phase, per sequence; see `truncate`.
     """
 
-    def __init__(self, N: int, T: int) -> None:
+    def __init__(self, N: int, T: int, most: int = 1) -> None:
         self.N = N
         self.T = T
+        self.most = most = max(min(most, N // 2), 1)
         self.order = np.empty(N, np.intp)
         self.lengths = np.empty(N, np.intp)
         self.counts = np.empty(T, np.intp)
-        self.offsets = np.zeros(T + 1, np.intp)
+        self.middle = np.empty(1, np.intp)
+        self.bounds = np.zeros(most + 1, np.intp)
+        self.offsets = np.zeros((most, T + 1), np.intp)
+        self.sizes = np.empty(2, np.intp)
         self.horizon = np.zeros(3, np.intp)
         self.arrange(None)
 
     def arrange(self, lengths: np.ndarray | None) -> None:
-        """Lay out a batch anew.
+        """Lay out a batch anew, in one share.
 
         Parameters
         ----------
@@ -103,9 +118,34 @@ class Rows:
         self.order[:] = np.argsort(-self.lengths, kind="stable")
         self.lengths[:] = self.lengths[self.order]
         self.counts[:] = np.searchsorted(-self.lengths, -np.arange(self.T))
-        np.cumsum(self.counts, out=self.offsets[1:])
-        self.M = int(self.offsets[-1])
+        self.M = int(self.counts.sum())
         self.full = self.M == self.N * self.T
+        self.middle[:] = self._begins(2)[1]
+        self.share(1)
+
+    def share(self, shares: int) -> None:
+        """Lay out the batch in shares of about as many steps each; nothing has been packed yet.
+
+        Parameters
+        ----------
+        shares : int
+            1 ... most.
+        """
+        self.shares = shares
+        self.sizes[:] = self.M, shares
+        self.bounds[:shares] = self._begins(shares)
+        self.bounds[shares] = self.N
+        first, last = self.bounds[:shares, None], self.bounds[1 : shares + 1, None]
+        offsets = self.offsets[:shares]
+        np.cumsum(np.clip(self.counts - first, 0, last - first), axis=1, out=offsets[:, 1:])
+        offsets[:, 0] = 0
+        begins = np.cumsum(offsets[:, -1]) - offsets[:, -1]
+        offsets += begins[:, None] - first
+
+    def _begins(self, shares: int) -> np.ndarray:
+        """Return the row that each share begins with, (shares,)."""
+        before = np.cumsum(self.lengths) - self.lengths
+        return np.searchsorted(before * shares, np.arange(shares) * self.M)
 
     def truncate(self, k: int, per_sequence: bool) -> None:
         """Let the loss at step t reach the steps t-k+1 ... t alone, or with k = 0 all.
@@ -122,10 +162,14 @@ class Rows:
         lengths[self.order] = self.lengths
         return lengths
 
-    def _origins(self) -> tuple[np.ndarray, np.ndarray]:
+    def origins(self) -> tuple[np.ndarray, np.ndarray]:
         """Return which sequence and which step each packed row is, of the caller's batch: (M,) each."""
-        step = np.repeat(np.arange(self.T), self.counts)
-        return self.order[np.arange(self.M) - self.offsets[step]], step
+        sequences, steps = [], []
+        for first, last in pairwise(self.bounds[: self.shares + 1]):
+            step, row = np.nonzero(np.arange(self.T)[:, None] < self.lengths[first:last])
+            sequences.append(self.order[first + row])
+            steps.append(step)
+        return np.concatenate(sequences), np.concatenate(steps)
 
     def gather(self, x: np.ndarray, out: np.ndarray) -> None:
         """Pack the valid steps of x into the first M rows of out.
@@ -137,10 +181,10 @@ class Rows:
         out : ndarray, shape (N * T, ...)
         """
         if self.full:  # packing is a transpose then, which takes a copy but no temporary array
-            steps = out.reshape(self.T, self.N, *out.shape[1:])
-            np.copyto(steps, x.swapaxes(0, 1), casting="unsafe")
+            for sequences, steps in self._by_share(x, out):
+                np.copyto(steps, sequences.swapaxes(0, 1), casting="unsafe")
         else:
-            out[: self.M] = x[self._origins()]
+            out[: self.M] = x[self.origins()]
 
     def scatter(self, packed: np.ndarray, out: np.ndarray) -> None:
         """Unpack the first M rows of packed: the inverse of `gather`.
@@ -152,7 +196,14 @@ class Rows:
             In the caller's order; zero where a sequence has no step.
         """
         if self.full:
-            out[...] = packed.reshape(self.T, self.N, *packed.shape[1:]).swapaxes(0, 1)
+            for sequences, steps in self._by_share(out, packed):
+                sequences[...] = steps.swapaxes(0, 1)
         else:
             out[...] = 0
-            out[self._origins()] = packed[: self.M]
+            out[self.origins()] = packed[: self.M]
+
+    def _by_share(self, x: np.ndarray, packed: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the sequences of each share of a full batch, (n, T, ...), and its packed rows, (T, n, ...)."""
+        for first, last in pairwise(self.bounds[: self.shares + 1].tolist()):
+            rows = packed[first * self.T : last * self.T]
+            yield x[first:last], rows.reshape(self.T, last - first, *packed.shape[1:])

@@ -433,12 +433,13 @@ class Trainer:
         rows = plan.rows
         steps = None if lengths is None else checks.lengths(lengths, rows.N, rows.T)
         states = None if state is None else self.model.check_states("state", state, rows.N)
-        before = None if rows.full else rows.callers_lengths()
+        before, shares = None if rows.full else rows.callers_lengths(), rows.shares
         try:
             plan.load(inputs, steps, states)
             plan.load_target(targets)
         except ValueError:
             rows.arrange(before)  # state and prediction of the latest step are still to be read
+            rows.share(shares)
             raise
         return plan
 

@@ -9,7 +9,8 @@
 from _gemm cimport Ahead, Term, fill_bytes, term_of
 from _math cimport hyperbolic_tangents, real, sigmoids
 from _plan cimport (
-    Band, Blocks, OverPortion, OverRows, OverTiles, Portion, add, add_rows, next_block, share, stage_capsule,
+    APART, Band, Blocks, OverPortion, OverRows, OverTiles, Portion, add, add_rows, begin_blocks, next_block, rows_apart,
+    share, stage_capsule,
 )
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, add_sums, add_units, arriving_gradient, back_or_forth, bind, gate_product,
@@ -141,8 +142,8 @@ cdef void sequence_forward(Sequence* s, real* gates, const Band* band) noexcept 
 cdef void sequence_backward(Sequence* s, real* gates, const Band* band) noexcept nogil:
     cdef const real* h = <const real*>s.h
     cdef real* kept = <real*>s.kept
-    cdef real* dh = <real*>s.dh
-    cdef real* d_reset = <real*>s.dc
+    cdef real* dh = <real*>s.dh + band.share * APART * s.stride
+    cdef real* d_reset = <real*>s.dc + band.share * APART * s.stride
     cdef Py_ssize_t i, n, m, count, high
     cdef Step step
     load_final_gradient(s, &s.states[0], dh, band)
@@ -180,7 +181,8 @@ cdef void weight_gradients(Sequence* s, real* dz, const Portion* portion) noexce
     cdef Py_ssize_t low = share(s.stride, portion.part, portion.parts)
     cdef Py_ssize_t size = share(s.stride, portion.part + 1, portion.parts) - low
     cdef real* n_sums = sums_of(s.bias_n_sums, s.stride, portion, dz) + low
-    cdef Blocks blocks = Blocks(&s.rows, False, &portion.rows, 0, 0)
+    cdef Blocks blocks
+    begin_blocks(&blocks, &s.rows, False, portion.first, portion.last)
     zero_sums(s, portion, dz)
     if s.reset_after:
         fill_bytes(n_sums, 0, size * sizeof(real))
@@ -210,14 +212,13 @@ class GRU(Stage):
         cdef list keep = []
         cdef Sequence* s = bind(
             keep, __name__, rows, x, y, weights, initial, final, 3, 2, reverse, adds, 1, False, True)
-        cdef Py_ssize_t N = s.rows.N
         s.reset_after = reset_after
         numbers(keep, s, kept_rows(s) * s.stride, &s.kept)
         if reset_after:
             numbers(keep, s, s.stride, &s.bias_n)
             numbers(keep, s, (1 + s.stage.halved) * s.stride, &s.bias_n_sums)
         if s.training:
-            numbers(keep, s, N * s.stride, &s.dc)
+            numbers(keep, s, rows_apart(&s.rows) * s.stride, &s.dc)
         if s.single:
             s.stage.pack = <OverTiles>pack_weights[float]
             s.stage.forward = <OverRows>sequence_forward[float]

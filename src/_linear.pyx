@@ -7,7 +7,7 @@ from _gemm cimport (
 from _math cimport dot, real
 from _plan cimport (
     Band, Blocks, OverPortion, OverRows, OverTiles, Portion, Rows, Stage as CStage, add, add_rows, add_share,
-    address, buffer, next_block, packed_rows, row_count, row_stride, share, span, spans, stage_capsule,
+    address, begin_blocks, buffer, next_block, packed_rows, row_stride, share, span, spans, stage_capsule,
 )
 
 from rnncore._stage import Stage, halves_pay, num_threads_to_come
@@ -102,7 +102,8 @@ cdef void linear_accumulate(Dense* s, real* y, const Portion* portion) noexcept 
     cdef const real* dy = <const real*>s.dy
     cdef real* dw = <real*>(s.second if portion.second else s.d_weight)
     cdef real* sums = <real*>s.sums + portion.second * s.O + low
-    cdef Blocks blocks = Blocks(&s.rows, s.last, &portion.rows, 0, 0)
+    cdef Blocks blocks
+    begin_blocks(&blocks, &s.rows, s.last, portion.first, portion.last)
     fill_bytes(sums, 0, size * sizeof(real))
     if portion.second:
         zero_tiles(dw, 1, s.O, s.I, portion.part, portion.parts)
@@ -181,9 +182,13 @@ cdef void embedding_forward(Dense* s, real* y, const Band* band) noexcept nogil:
 cdef void embedding_accumulate(Dense* s, real* y, const Portion* portion) noexcept nogil:
     cdef Py_ssize_t low = share(s.O, portion.part, portion.parts)
     cdef Py_ssize_t size = share(s.O, portion.part + 1, portion.parts) - low
-    cdef Py_ssize_t m
-    for m in range(row_count(&s.rows, s.last)):
-        add(<real*>s.d_weight + s.ids[m] * s.O + low, <const real*>s.dy + m * s.dy_row + low, size)
+    cdef Blocks blocks
+    cdef Py_ssize_t k, m
+    begin_blocks(&blocks, &s.rows, s.last, portion.first, portion.last)
+    while next_block(&blocks):
+        for k in range(blocks.count):
+            m = blocks.rows[k]
+            add(<real*>s.d_weight + s.ids[m] * s.O + low, <const real*>s.dy + m * s.dy_row + low, size)
 
 
 class Embedding(Stage):

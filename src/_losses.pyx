@@ -7,8 +7,8 @@ from libc.math cimport log, log1p
 from _gemm cimport fill_bytes
 from _math cimport LANES, dot, exponential, exponentials, real, sigmoid, total
 from _plan cimport (
-    Band, OverRows, Rows, Stage as CStage, address, buffer, packed_rows, row_count, span, spans,
-    stage_capsule,
+    Band, Blocks, OverRows, Rows, Stage as CStage, address, begin_blocks, buffer, next_block, packed_rows, row_count,
+    span, spans, stage_capsule,
 )
 
 from rnncore._stage import Stage
@@ -87,11 +87,11 @@ cdef inline real maximum(Py_ssize_t size, const real* restrict x) noexcept nogil
     return top
 
 
-cdef inline double product(Py_ssize_t size, const double* x) noexcept nogil:
+cdef inline double product(Py_ssize_t size, const double* x, const Py_ssize_t* rows) noexcept nogil:
     cdef double product_ = 1
     cdef Py_ssize_t j
     for j in range(size):
-        product_ *= x[j]
+        product_ *= x[rows[j]]
     return product_
 
 
@@ -233,12 +233,12 @@ cdef void rows_forward(Output* s, real* _, const Band* band) noexcept nogil:
                                       class_of(s, m), e + m * s.O, s.sums + m)
 
 
-cdef inline bint not_in_phase(const Output* s, Py_ssize_t m, Py_ssize_t* t) noexcept nogil:
+cdef inline bint not_in_phase(const Output* s, Py_ssize_t m, const Band* band, Py_ssize_t* t) noexcept nogil:
     """Whether row m's loss is left to another backward pass; t is the step of the row before, then of this one."""
     cdef Py_ssize_t k = s.rows.horizon[0]
     if k <= 1 or s.last:
         return False
-    while s.rows.offsets[t[0] + 1] <= m:
+    while band.offsets[t[0] + 1] + band.home <= m:
         t[0] += 1
     return t[0] % k != s.rows.horizon[1]
 
@@ -250,7 +250,7 @@ cdef void rows_backward(Output* s, real* dx, const Band* band) noexcept nogil:
     for i in range(spans(&s.rows, s.last, band)):
         count = span(&s.rows, s.last, i, band, &begin)
         for m in range(begin, begin + count):
-            if not_in_phase(s, m, &t):
+            if not_in_phase(s, m, band, &t):
                 fill_bytes(dx + m * s.O, 0, s.O * sizeof(real))
             else:
                 loss_backward(s.kind, s.O, <const real*>s.x + m * s.O, <const real*>s.target + m * s.O, class_of(s, m),
@@ -268,14 +268,16 @@ cdef double loss_weight(const Output* s) noexcept nogil:
 cdef void add_up(void* plan) noexcept nogil:
     """The rows' losses in their order: once every row is there."""
     cdef const Output* s = <const Output*>plan
-    cdef Py_ssize_t R = row_count(&s.rows, s.last)
     cdef double sum_ = 0
-    cdef Py_ssize_t i, m
-    for m in range(R):
-        sum_ += s.terms[m]
-    if s.kind == CROSS_ENTROPY:
-        for i in range((R + LOGS - 1) // LOGS):
-            sum_ += log(product(min(<Py_ssize_t>LOGS, R - i * LOGS), s.sums + i * LOGS))
+    cdef Blocks blocks
+    cdef Py_ssize_t i, k
+    begin_blocks(&blocks, &s.rows, s.last, 0, s.rows.N)
+    while next_block(&blocks):
+        for k in range(blocks.count):
+            sum_ += s.terms[blocks.rows[k]]
+        for i in range((blocks.count + LOGS - 1) // LOGS if s.kind == CROSS_ENTROPY else 0):
+            k = i * LOGS
+            sum_ += log(product(min(<Py_ssize_t>LOGS, blocks.count - k), s.sums, &blocks.rows[k]))
     s.value[0] = sum_ * loss_weight(s)
 
 

@@ -5,7 +5,9 @@
 """
 
 from _math cimport hyperbolic_tangents, real, sigmoids
-from _plan cimport Band, Blocks, OverPortion, OverRows, OverTiles, Portion, next_block, stage_capsule
+from _plan cimport (
+    APART, Band, Blocks, OverPortion, OverRows, OverTiles, Portion, begin_blocks, next_block, rows_apart, stage_capsule,
+)
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, add_sums, arriving_gradient, bind, c_row_before, gate_product, gates_ahead,
     h_row_before, handed_on, hidden_gradient, hidden_sums, hidden_weight_gradients, input_product,
@@ -87,8 +89,8 @@ cdef void sequence_forward(Sequence* s, real* gates, const Band* band) noexcept 
 cdef void sequence_backward(Sequence* s, real* gates, const Band* band) noexcept nogil:
     cdef const real* c = <const real*>s.c
     cdef const real* tanh_c = <const real*>s.kept
-    cdef real* dh = <real*>s.dh
-    cdef real* dc = <real*>s.dc
+    cdef real* dh = <real*>s.dh + band.share * APART * s.stride
+    cdef real* dc = <real*>s.dc + band.share * APART * s.stride
     cdef Py_ssize_t i, n, m
     cdef Step step
     load_final_gradient(s, &s.states[0], dh, band)
@@ -109,7 +111,8 @@ cdef void sequence_backward(Sequence* s, real* gates, const Band* band) noexcept
 
 
 cdef void weight_gradients(Sequence* s, real* dz, const Portion* portion) noexcept nogil:
-    cdef Blocks blocks = Blocks(&s.rows, False, &portion.rows, 0, 0)
+    cdef Blocks blocks
+    begin_blocks(&blocks, &s.rows, False, portion.first, portion.last)
     zero_sums(s, portion, dz)
     while next_block(&blocks):
         input_weight_gradients(s, dz, &blocks, portion)
@@ -128,7 +131,7 @@ class LSTM(Stage):
             keep, __name__, rows, x, y, weights, initial, final, 4, 4, reverse, adds, 2, False, True)
         numbers(keep, s, state_rows(s) * s.stride, &s.c)
         numbers(keep, s, kept_rows(s) * s.stride, &s.kept)
-        numbers(keep, s, s.rows.N * s.stride, &s.dc)
+        numbers(keep, s, rows_apart(&s.rows) * s.stride, &s.dc)
         if s.single:
             s.stage.pack = <OverTiles>pack_weights[float]
             s.stage.forward = <OverRows>sequence_forward[float]

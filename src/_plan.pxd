@@ -3,8 +3,10 @@
 Dimensions: N sequences, T steps, M valid steps of the whole batch, R rows of a stage (M, or N
 behind a "last" output), D input size, H hidden size, G gates, O output size, V vocabulary.
 
-A batch is packed time-major: sequences sorted by length, step 0 of all of them, then step 1 of
-those that have one, and so on. Step t of row n is packed row offsets[t] + n for n < counts[t].
+A batch is packed in shares, one for each thread that goes through its rows. Its sequences are sorted by length, and
+a share of them is packed time-major: step 0 of all of them, then step 1 of those that have one, and so on. Step t of
+row n of share p is packed row offsets[p][t] + n. Sums over rows go by their steps nevertheless, and by rows within
+a step: so the number of shares changes no bit.
 """
 
 from _math cimport real
@@ -50,18 +52,24 @@ cdef enum:
 
 cdef struct Rows:
     Py_ssize_t N, T
+    Py_ssize_t most              # shares that there may be
+    const Py_ssize_t* sizes      # (2,)   M, and how many shares there are
+    const Py_ssize_t* bounds     # (shares+1,) rows bounds[p] .. bounds[p+1]-1 are share p
+    const Py_ssize_t* offsets    # (shares, T+1) packed row at which step t of a share begins, less its first row
+    const Py_ssize_t* middle     # (1,)   the first row of the second half, of about as many steps as the first one
     const Py_ssize_t* counts     # (T,)   sequences that go on at step t
-    const Py_ssize_t* offsets    # (T+1,) packed row at which step t begins; offsets[T] = M
     const Py_ssize_t* lengths    # (N,)   descending
     Py_ssize_t* horizon          # (3,)   k, phase, per sequence: how far back a loss reaches; k = 0: to the beginning
 
 cdef struct Band:
     Py_ssize_t first, last       # rows first .. last-1 of the batch
-    Py_ssize_t home              # the first row of their share, where its bands have buffers in turn
+    Py_ssize_t share             # that they belong to,
+    Py_ssize_t home              # its first row, where its bands have buffers in turn,
+    const Py_ssize_t* offsets    # (T+1,) and where its steps begin
 
 cdef struct Portion:             # of the weights' gradients:
     Py_ssize_t part, parts       # some output tiles,
-    Band rows                    # and what some rows add to them;
+    Py_ssize_t first, last       # and what some rows add to them;
     bint second                  # where each half of a batch has sums of its own, whether for the second one's
     Py_ssize_t thread            # whose scratch is used
 
@@ -125,6 +133,10 @@ cdef inline Rows packed_rows(object rows):
     cdef Rows r
     r.N = rows.N
     r.T = rows.T
+    r.most = rows.most
+    r.sizes = <const Py_ssize_t*>address(rows.sizes)
+    r.bounds = <const Py_ssize_t*>address(rows.bounds)
+    r.middle = <const Py_ssize_t*>address(rows.middle)
     r.counts = <const Py_ssize_t*>address(rows.counts)
     r.offsets = <const Py_ssize_t*>address(rows.offsets)
     r.lengths = <const Py_ssize_t*>address(rows.lengths)
@@ -163,15 +175,29 @@ cdef inline bint known(Packed* packed, uint64_t print_, Py_ssize_t part, Py_ssiz
 
 
 # ---------------------------------------------------------------------------------------------
-# A band of the batch is one run of packed rows for every step; the whole batch is one run, and so
+# A band of a share is one run of packed rows for every step; the whole share is one run, and so
 # is a band of the N rows behind a "last" output.
 
-cdef inline bint whole_batch(const Rows* rows, const Band* band) noexcept nogil:
-    return band.first == 0 and band.last == rows.N
+cdef enum:
+    APART = 8                    # rows between those of two shares in a buffer that every step uses anew: cores
+                                 # fetch what lies behind the lines that they read, and another one is writing there
+
+
+cdef inline const Py_ssize_t* offsets_of(const Rows* rows, Py_ssize_t share) noexcept nogil:
+    return rows.offsets + share * (rows.T + 1)
+
+
+cdef inline Py_ssize_t rows_apart(const Rows* rows) noexcept nogil:
+    """Rows of a buffer that holds one of each sequence, as far apart."""
+    return rows.N + (rows.most - 1) * APART
+
+
+cdef inline bint whole_share(const Rows* rows, const Band* band) noexcept nogil:
+    return band.first == rows.bounds[band.share] and band.last == rows.bounds[band.share + 1]
 
 
 cdef inline Py_ssize_t spans(const Rows* rows, bint per_sequence, const Band* band) noexcept nogil:
-    return 1 if per_sequence or whole_batch(rows, band) else rows.T
+    return 1 if per_sequence or whole_share(rows, band) else rows.T
 
 
 cdef inline Py_ssize_t span(
@@ -181,10 +207,10 @@ cdef inline Py_ssize_t span(
     if per_sequence:
         begin[0] = band.first
         return band.last - band.first
-    if whole_batch(rows, band):
-        begin[0] = 0
-        return rows.offsets[rows.T]
-    begin[0] = rows.offsets[s] + band.first
+    if whole_share(rows, band):
+        begin[0] = band.offsets[0] + band.first
+        return band.offsets[rows.T] - band.offsets[0]
+    begin[0] = band.offsets[s] + band.first
     return max(min(band.last, rows.counts[s]) - band.first, 0)
 
 
@@ -193,37 +219,79 @@ cdef inline Py_ssize_t span(
 cdef enum:
     BLOCK_ROWS = 256             # rows of each, but the last one
 
-cdef struct Blocks:              # of a band, one after another:
+cdef struct Blocks:              # of some rows of the batch, one after another:
     const Rows* batch
     bint per_sequence
-    const Band* band
-    Py_ssize_t span, taken       # where the next one begins: a span, and how much of it earlier ones had
+    bint one_run                 # they are one share, all of whose packed rows follow one another
+    Py_ssize_t first, last
+    Py_ssize_t t, share, taken   # where the next one begins: a step, a share, and how much of it earlier ones had
     Py_ssize_t count             # packed rows of the one at hand,
-    Py_ssize_t rows[BLOCK_ROWS]  # and which, in rising order
+    Py_ssize_t begun, ended      # of which so many are at step 0, and so many before step T-1;
+    Py_ssize_t rows[BLOCK_ROWS]  # and which, in the order of their steps
+
+
+cdef inline void begin_blocks(
+    Blocks* blocks, const Rows* batch, bint per_sequence, Py_ssize_t first, Py_ssize_t last,
+) noexcept nogil:
+    cdef Py_ssize_t p = 0
+    blocks.batch, blocks.per_sequence, blocks.first, blocks.last = batch, per_sequence, first, last
+    while p + 1 < batch.sizes[1] and batch.bounds[p + 1] <= first:
+        p += 1
+    blocks.one_run = per_sequence or (batch.bounds[p] == first and batch.bounds[p + 1] == last)
+    blocks.t = blocks.taken = 0
+    blocks.share = p if blocks.one_run else 0
+
+
+cdef inline Py_ssize_t take(Blocks* blocks, Py_ssize_t begin, Py_ssize_t size) noexcept nogil:
+    """So many packed rows, less those that are taken, as far as there is room; returns how many are left."""
+    cdef Py_ssize_t some = min(size - blocks.taken, BLOCK_ROWS - blocks.count)
+    cdef Py_ssize_t m
+    for m in range(some):
+        blocks.rows[blocks.count + m] = begin + blocks.taken + m
+    blocks.count += some
+    blocks.taken += some
+    return size - blocks.taken
+
+
+cdef inline void take_run(Blocks* blocks) noexcept nogil:
+    cdef const Py_ssize_t* offsets = offsets_of(blocks.batch, blocks.share)
+    cdef Py_ssize_t T = blocks.batch.T
+    cdef Py_ssize_t before = blocks.taken
+    if blocks.per_sequence:
+        take(blocks, blocks.first, blocks.last - blocks.first)
+    else:
+        take(blocks, blocks.first + offsets[0], offsets[T] - offsets[0])
+    if blocks.count > 0 and T > 0:
+        blocks.begun = min(max(offsets[1] - offsets[0] - before, <Py_ssize_t>0), blocks.count)
+        blocks.ended = min(max(offsets[T - 1] - offsets[0] - before, <Py_ssize_t>0), blocks.count)
+
+
+cdef inline void take_steps(Blocks* blocks) noexcept nogil:
+    """At each step the rows of one share after another."""
+    cdef const Rows* batch = blocks.batch
+    cdef Py_ssize_t low, high
+    while blocks.count < BLOCK_ROWS and blocks.t < batch.T:
+        low = max(blocks.first, batch.bounds[blocks.share])
+        high = min(min(blocks.last, batch.bounds[blocks.share + 1]), batch.counts[blocks.t])
+        if take(blocks, offsets_of(batch, blocks.share)[blocks.t] + low, max(high - low, <Py_ssize_t>0)) == 0:
+            blocks.taken = 0
+            blocks.share += 1
+        if blocks.t == 0:
+            blocks.begun = blocks.count
+        if blocks.t < batch.T - 1:
+            blocks.ended = blocks.count
+        if blocks.share == batch.sizes[1]:
+            blocks.share, blocks.t = 0, blocks.t + 1
 
 
 cdef inline bint next_block(Blocks* blocks) noexcept nogil:
     """Whether there is another one."""
-    cdef Py_ssize_t begin, size, some, m
-    blocks.count = 0
-    while blocks.count < BLOCK_ROWS and blocks.span < spans(blocks.batch, blocks.per_sequence, blocks.band):
-        size = span(blocks.batch, blocks.per_sequence, blocks.span, blocks.band, &begin)
-        some = min(size - blocks.taken, BLOCK_ROWS - blocks.count)
-        for m in range(some):
-            blocks.rows[blocks.count + m] = begin + blocks.taken + m
-        blocks.count += some
-        blocks.taken += some
-        if blocks.taken == size:
-            blocks.span, blocks.taken = blocks.span + 1, 0
+    blocks.count = blocks.begun = blocks.ended = 0
+    if blocks.one_run:
+        take_run(blocks)
+    else:
+        take_steps(blocks)
     return blocks.count > 0
-
-
-cdef inline Py_ssize_t rows_below(const Blocks* blocks, Py_ssize_t row) noexcept nogil:
-    """How many of a block's rows lie before a packed row."""
-    cdef Py_ssize_t k = 0
-    while k < blocks.count and blocks.rows[k] < row:
-        k += 1
-    return k
 
 
 cdef inline bint cut(const Rows* rows, Py_ssize_t t, Py_ssize_t n) noexcept nogil:
@@ -238,7 +306,7 @@ cdef inline bint cut(const Rows* rows, Py_ssize_t t, Py_ssize_t n) noexcept nogi
 
 cdef inline Py_ssize_t row_count(const Rows* rows, bint per_sequence) noexcept nogil:
     """R"""
-    return rows.N if per_sequence else rows.offsets[rows.T]
+    return rows.N if per_sequence else rows.sizes[0]
 
 
 cdef inline Py_ssize_t share(Py_ssize_t size, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:

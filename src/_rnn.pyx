@@ -7,7 +7,9 @@ f is tanh, sigmoid, ReLU, PReLU with a trainable slope (He et al. 2015), or the 
 
 from _gemm cimport copy_bytes
 from _math cimport hyperbolic_tangents, real, sigmoids
-from _plan cimport Band, Blocks, OverPortion, OverRows, OverTiles, Portion, buffer, next_block, stage_capsule
+from _plan cimport (
+    APART, Band, Blocks, OverPortion, OverRows, OverTiles, Portion, begin_blocks, buffer, next_block, stage_capsule,
+)
 from _sequence cimport (
     Sequence, Step, add_initial_gradient, add_sums, arriving_gradient, bind, gate_product, gates_ahead, h_row_before,
     handed_on, hidden_gradient, hidden_sums, hidden_weight_gradients, input_product, input_weight_gradients,
@@ -110,7 +112,7 @@ cdef void sequence_forward(Sequence* s, real* gates, const Band* band) noexcept 
 cdef void sequence_backward(Sequence* s, real* dz, const Band* band) noexcept nogil:
     cdef const real* h = <const real*>s.h + s.rows.N * s.h_row
     cdef const real* z = <const real*>s.kept
-    cdef real* dh = <real*>s.dh
+    cdef real* dh = <real*>s.dh + band.share * APART * s.stride
     cdef real slope = (<const real*>s.slope)[0] if s.kind == PRELU else <real>0
     cdef Py_ssize_t i, n, m
     cdef Step step
@@ -132,7 +134,8 @@ cdef void sequence_backward(Sequence* s, real* dz, const Band* band) noexcept no
 
 
 cdef void weight_gradients(Sequence* s, real* dz, const Portion* portion) noexcept nogil:
-    cdef Blocks blocks = Blocks(&s.rows, False, &portion.rows, 0, 0)
+    cdef Blocks blocks
+    begin_blocks(&blocks, &s.rows, False, portion.first, portion.last)
     zero_sums(s, portion, dz)
     while next_block(&blocks):
         input_weight_gradients(s, dz, &blocks, portion)
@@ -141,12 +144,15 @@ cdef void weight_gradients(Sequence* s, real* dz, const Portion* portion) noexce
 
 
 cdef void gather(Sequence* s, real* dz, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    cdef Py_ssize_t m
+    cdef Blocks blocks
+    cdef Py_ssize_t k
     cdef double total = 0
     add_sums(s, 1, part, parts, dz)
     if s.kind == PRELU and part == 0:
-        for m in range(s.rows.offsets[s.rows.T]):
-            total += s.slope_terms[m]
+        begin_blocks(&blocks, &s.rows, False, 0, s.rows.N)
+        while next_block(&blocks):
+            for k in range(blocks.count):
+                total += s.slope_terms[blocks.rows[k]]
         (<real*>s.d_slope)[0] += <real>total
 
 

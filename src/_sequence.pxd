@@ -18,8 +18,8 @@ from _gemm cimport (
 from _digits cimport column_place
 from _math cimport pieces, real
 from _plan cimport (
-    LITTLE, Band, Blocks, Packed, Portion, Rows, Stage, add, add_rows, add_share, address, buffer, cut,
-    fingerprint, known, packed_rows, row_stride, rows_below, share, span, spans, uint64_t, whole_batch,
+    APART, LITTLE, Band, Blocks, Packed, Portion, Rows, Stage, add, add_rows, add_share, address, buffer, cut,
+    fingerprint, known, packed_rows, row_count, row_stride, rows_apart, share, span, uint64_t,
 )
 
 cdef enum:
@@ -79,19 +79,20 @@ cdef struct Sequence:
     # In inference only the gates of a chunk of steps and the latest two states are held.
     # The products with x and with h are one, but for so few rows that x gains from being taken by chunks of steps.
     Py_ssize_t chunk
-    void* gates                  # (M, width), inference (chunk * N, ..)  pre-activations, then activated gates,
-                                 # after backward dz
+    # N' are the sequences, with some room between shares.
+    void* gates                  # (M, width), inference ((chunk - 1) N + N', ..)  pre-activations, then activated
+                                 # gates, after backward dz
     # (N + M, h_row)  the initial state, then h of every packed row; y itself and the room before it, if its rows are
-    # whole vectors; otherwise in inference (3 N, ..)
+    # whole vectors; otherwise in inference (3 N', ..)
     void* h
     Py_ssize_t h_row
     bint h_in_y
-    void* c                      # (N + M, stride)  an LSTM's cell state; inference (3 N, ..)
-    # (M, stride), inference (N, ..); what else backward needs: an LSTM's tanh(c); a GRU's W_hn h + b_hn, later its
+    void* c                      # (N + M, stride)  an LSTM's cell state; inference (3 N', ..)
+    # (M, stride), inference (N', ..); what else backward needs: an LSTM's tanh(c); a GRU's W_hn h + b_hn, later its
     # gradient, or r * h; the pre-activation of PReLU
     void* kept
-    void* dh                     # (N, stride)  gradient flowing back through h
-    void* dc                     # (N, stride)  through c; through a GRU's r * h
+    void* dh                     # (N', stride)  gradient flowing back through h
+    void* dc                     # (N', stride)  through c; through a GRU's r * h
     double* slope_terms          # (M,)  each row's share of the gradient of PReLU's slope
     Py_ssize_t* previous         # (M,)  the row of h that a packed row goes on from
     void* bias                   # (columns,)  bias_ih + bias_hh; for a GRU's n with reset_after bias_ih alone
@@ -182,7 +183,7 @@ cdef inline int allocate(list keep, Sequence* s, bint bounded, bint x_bounded) e
     cdef Py_ssize_t i
     cdef Group* group
     s.chunk = 1 if s.tokens or N >= ROWS else max(min(CHUNK // max(N, <Py_ssize_t>1), s.rows.T), <Py_ssize_t>1)
-    numbers(keep, s, (M if s.training else s.chunk * N) * s.width, &s.gates)
+    numbers(keep, s, (M if s.training else (s.chunk - 1) * N + rows_apart(&s.rows)) * s.width, &s.gates)
     if s.h_in_y:
         s.h, s.h_row = <char*>s.y - N * s.y_row * (sizeof(float) if s.single else sizeof(double)), s.y_row
     else:
@@ -202,7 +203,7 @@ cdef inline int allocate(list keep, Sequence* s, bint bounded, bint x_bounded) e
         numbers(keep, s, s.V * s.width, &s.table)
     if not s.training:
         return 0
-    numbers(keep, s, N * s.stride, &s.dh)
+    numbers(keep, s, rows_apart(&s.rows) * s.stride, &s.dh)
     if s.dx is not NULL:
         numbers(keep, s, s.D, &s.zeros)
         room_for(keep, &s.input_back, rows_of_groups(s.G, s.H, s.stride), s.D, N, s.rows.T, True, True, s.single)
@@ -223,11 +224,11 @@ cdef inline int allocate(list keep, Sequence* s, bint bounded, bint x_bounded) e
 
 
 cdef inline Py_ssize_t state_rows(const Sequence* s) noexcept nogil:
-    return s.rows.N * (1 + (s.rows.T if s.training else 2))
+    return s.rows.N * (1 + s.rows.T) if s.training else 3 * rows_apart(&s.rows)
 
 
 cdef inline Py_ssize_t kept_rows(const Sequence* s) noexcept nogil:
-    return s.rows.N * (s.rows.T if s.training else 1)
+    return s.rows.N * s.rows.T if s.training else rows_apart(&s.rows)
 
 
 cdef inline int numbers(list keep, const Sequence* s, Py_ssize_t count, void** place) except -1:
@@ -255,7 +256,7 @@ cdef inline Step walk(const Sequence* s, Py_ssize_t i, const Band* band) noexcep
     step.t = T - 1 - i if s.reverse else i
     step.low = band.first
     step.high = max(min(band.last, s.rows.counts[step.t]), band.first)
-    step.row = s.rows.offsets[step.t]
+    step.row = band.offsets[step.t]
     step.h_start, step.c_start = h_of_step(s, -1, band), c_of_step(s, -1, band)
     step.h_now, step.c_now = h_of_step(s, i, band), c_of_step(s, i, band)
     step.going, step.h_before, step.c_before = band.first, step.h_start, step.c_start
@@ -270,27 +271,24 @@ cdef inline Step walk(const Sequence* s, Py_ssize_t i, const Band* band) noexcep
 
 cdef inline Py_ssize_t in_turn(const Band* band) noexcept nogil:
     """The row that holds row 0 in a buffer which the bands of a share have in turn, so that it stays in the cache."""
-    return band.home - band.first
+    return band.home - band.first + band.share * APART
 
 
 cdef inline Py_ssize_t gate_row(const Sequence* s, Py_ssize_t t, Py_ssize_t low, const Band* band) noexcept nogil:
     """The row of gates that holds row 0 of step t, in the chunk that begins at step `low`.
 
-    In inference packed too, so that the chunk is one product. But where the rows are shared out there, some may
-    be a chunk ahead of others: so each row keeps to places of its own.
+    In inference packed too, so that the chunk is one product; a share may be a chunk ahead of others, and has its own.
     """
     if s.training:
-        return s.rows.offsets[t]
-    if whole_batch(&s.rows, band):
-        return s.rows.offsets[t] - s.rows.offsets[low]
-    return (t - low) * s.rows.N + in_turn(band)
+        return band.offsets[t]
+    return in_turn(band) + (s.chunk - 1) * band.home + band.offsets[t] - band.offsets[low]
 
 
 cdef inline Py_ssize_t h_of_step(const Sequence* s, Py_ssize_t i, const Band* band) noexcept nogil:
     """The row of h that holds row 0 after the i-th step of the walk; i = -1: the initial state."""
     if not (s.training or s.h_in_y):
         return latest_two(s, i, band)
-    return s.rows.N + s.rows.offsets[s.rows.T - 1 - i if s.reverse else i] if i >= 0 else 0
+    return s.rows.N + band.offsets[s.rows.T - 1 - i if s.reverse else i] if i >= 0 else 0
 
 
 cdef inline Py_ssize_t c_of_step(const Sequence* s, Py_ssize_t i, const Band* band) noexcept nogil:
@@ -299,7 +297,7 @@ cdef inline Py_ssize_t c_of_step(const Sequence* s, Py_ssize_t i, const Band* ba
 
 cdef inline Py_ssize_t latest_two(const Sequence* s, Py_ssize_t i, const Band* band) noexcept nogil:
     """The same of a buffer that holds the initial state and the latest two."""
-    return in_turn(band) + (s.rows.N * (1 + i % 2) if i >= 0 else 0)
+    return in_turn(band) + (rows_apart(&s.rows) * (1 + i % 2) if i >= 0 else 0)
 
 
 cdef inline Py_ssize_t chunk_start(const Sequence* s, Py_ssize_t i) noexcept nogil:
@@ -518,16 +516,10 @@ cdef inline void input_product(
     """Where the i-th step of the walk begins a chunk, the input's part of the chunk's gates."""
     cdef Py_ssize_t low = chunk_start(s, i)
     cdef Py_ssize_t high = s.rows.T - i if s.reverse else min(i + s.chunk, s.rows.T)
-    cdef Py_ssize_t t, begin, count
-    if s.chunk == 1 or i % s.chunk != 0:
-        return
-    if whole_batch(&s.rows, band):
-        input_rows(s, gates + gate_row(s, low, low, band) * s.width, s.rows.offsets[low],
-                   s.rows.offsets[high] - s.rows.offsets[low])
-        return
-    for t in range(low, high):
-        count = span(&s.rows, False, t, band, &begin)
-        input_rows(s, gates + (gate_row(s, t, low, band) + band.first) * s.width, begin, count)
+    cdef const Py_ssize_t* offsets = band.offsets
+    if s.chunk > 1 and i % s.chunk == 0:
+        input_rows(s, gates + (gate_row(s, low, low, band) + band.first) * s.width, offsets[low] + band.first,
+                   offsets[high] - offsets[low])
 
 
 cdef inline void input_rows(const Sequence* s, real* gates, Py_ssize_t begin, Py_ssize_t count) noexcept nogil:
@@ -650,11 +642,9 @@ cdef inline void late_input_gradient(
     const Sequence* s, const real* dz, const Band* band,
 ) noexcept nogil:
     """dx of all steps, where each has so few rows that they gain from one product."""
-    cdef Py_ssize_t i, begin, count
-    if s.dx is NULL or s.chunk == 1:
-        return
-    for i in range(spans(&s.rows, False, band)):
-        count = span(&s.rows, False, i, band, &begin)
+    cdef Py_ssize_t begin, count
+    if s.dx is not NULL and s.chunk > 1:
+        count = span(&s.rows, False, 0, band, &begin)
         input_gradient(s, dz, begin, count)
 
 
@@ -682,7 +672,7 @@ cdef inline real* table_sums(const Sequence* s, const Portion* portion, real* ki
 
 cdef inline bint sums_by_token(const Sequence* s) noexcept nogil:
     """Whether a bias has fewer sums of dz by token to add up than dz themselves."""
-    return s.tokens and s.V < s.rows.offsets[s.rows.T]
+    return s.tokens and s.V < row_count(&s.rows, False)
 
 
 cdef inline void zero_sums(const Sequence* s, const Portion* portion, real* kind) noexcept nogil:
@@ -733,17 +723,16 @@ cdef inline void hidden_weight_gradients(
     const Py_ssize_t* h_rows, real* dw, const Blocks* blocks, const Portion* portion,
 ) noexcept nogil:
     """Of a block: dw (G*H, H) += dz.T @ h, for row h_rows[m] (or m, where NULL) of h at packed row m."""
-    cdef const Band* band = &portion.rows
-    cdef Step first = walk(s, 0, band)
     cdef Py_ssize_t begin = 0
     cdef Py_ssize_t end = blocks.count
-    cdef Py_ssize_t low = rows_below(blocks, first.row)
-    cdef Py_ssize_t high = rows_below(blocks, first.row + first.high)
-    if low < high and unless_zero(s, band.last - band.first, <const real*>s.h + band.first * s.h_row, s.h_row) is NULL:
+    cdef Py_ssize_t first = blocks.count - blocks.ended if s.reverse else blocks.begun    # rows of the first step
+    if first > 0 and unless_zero(
+        s, portion.last - portion.first, <const real*>s.h + portion.first * s.h_row, s.h_row,
+    ) is NULL:
         if s.reverse:                    # the initial states are zero, which the first step multiplies
-            end = low
+            end = blocks.ended
         else:
-            begin = high
+            begin = blocks.begun
     outer_product(s.gemm, &blocks.rows[begin], end - begin, G, s.H, s.stride, s.H, dz, dz_row, h, h_row, h_rows, dw,
                   s.H, scratch_of(s, portion, <real*>NULL), portion.part, portion.parts)
 

@@ -1,7 +1,7 @@
 """How stages are run: one after another, or a whole training step in one call; by one thread or several.
 
-Rows are shared out over the threads for the forward and the backward pass, output tiles for
-packing and for the weights' gradients. Where few rows need many weights, one thread goes through
+Threads have shares of the rows for the forward and the backward pass, as the batch is laid out, and of the output
+tiles for packing and for the weights' gradients. Where few rows need many weights, one thread goes through
 the passes, and a team shares each large product by columns. The sums of a weight gradient are
 split in two at most, always the same, so the bits do not depend on the number of threads.
 """
@@ -15,7 +15,8 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
 from _plan cimport (
-    MOST, Band, Job, OverRows, Portion, Rule as CRule, Stage as CStage, address, buffer, row_count,
+    MOST, Band, Job, OverRows, Portion, Rule as CRule, Stage as CStage, address, buffer, offsets_of,
+    row_count,
 )
 
 cdef extern from "_threads.h" nogil:
@@ -90,32 +91,6 @@ cdef Py_ssize_t threads_of_rows(double work, Py_ssize_t rows) noexcept nogil:
     return threads_for(work if each >= MANY else (work / 2 if each >= FEW else work / 4), threads)
 
 
-cdef struct Shares:
-    Py_ssize_t parts
-    Py_ssize_t bounds[MOST + 1]  # part p has rows bounds[p] .. bounds[p+1]-1
-
-
-cdef void share_rows(const CStage* stage, Py_ssize_t parts, Shares* shares) noexcept nogil:
-    """Rows of about as many steps for every thread."""
-    cdef Py_ssize_t N = stage.rows.N
-    cdef Py_ssize_t steps = 0
-    cdef Py_ssize_t part = 1
-    cdef Py_ssize_t n, before
-    shares.parts = parts
-    shares.bounds[0] = 0
-    if parts == 1:
-        shares.bounds[1] = N
-        return
-    for n in range(N):
-        before = steps
-        steps += stage.rows.lengths[n]
-        if part < parts and before * parts >= part * row_count(stage.rows, False) and n > 0:
-            shares.bounds[part] = n
-            part += 1
-    for part in range(part, parts + 1):
-        shares.bounds[part] = N
-
-
 cdef struct Buffer:              # N rows
     char* rows
     Py_ssize_t row_bytes
@@ -124,7 +99,6 @@ cdef struct Buffer:              # N rows
 cdef struct Run:
     CStage** stages
     Py_ssize_t count
-    Shares shares
     CRule** rules
     Py_ssize_t rule_count
     bint fresh                   # the parameters' gradients begin from zero
@@ -146,19 +120,27 @@ cdef bint in_teams(const Run* run, double work) noexcept nogil:
     return threads_for(work, limit) > 1 and most >= LEAST and rows < (TEAM if most > HEAVY else FEW) * limit
 
 
-cdef Py_ssize_t threads_for_rows(Run* run, double work, Py_ssize_t rows) noexcept nogil:
-    """Threads that share the rows of all stages, or one with a team for each of the products."""
+cdef Py_ssize_t shares_for(Run* run, double work) noexcept nogil:
+    """How many shares of the rows of all stages threads had best have: one, if a team shares each of the products."""
     cdef Py_ssize_t i
     run.teams = in_teams(run, work)
     for i in range(run.count):
         run.stages[i].team = min(limit, run.stages[i].weights // PART) if run.teams else 1
-    return 1 if run.teams else threads_of_rows(work, rows)
+    return 1 if run.teams else min(threads_of_rows(work, run.stages[0].rows.N), run.stages[0].rows.most)
 
 
-cdef void over_bands(const CStage* stage, OverRows run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef Py_ssize_t threads_for_rows(Run* run, double work) noexcept nogil:
+    """The same, of the shares that there are."""
+    return min(shares_for(run, work), run.stages[0].rows.sizes[1])
+
+
+cdef void over_bands(const CStage* stage, OverRows run, Py_ssize_t share) noexcept nogil:
     """Run a stage over the rows of a share."""
+    cdef Py_ssize_t first = stage.rows.bounds[share]
+    cdef Py_ssize_t last = stage.rows.bounds[share + 1]
     cdef Py_ssize_t rows = stage.band if stage.band > 0 else max(last - first, <Py_ssize_t>1)
     cdef Band band
+    band.share, band.offsets = share, offsets_of(stage.rows, share)
     band.first = band.home = first
     while True:
         band.last = min(band.first + rows, last)
@@ -168,24 +150,25 @@ cdef void over_bands(const CStage* stage, OverRows run, Py_ssize_t first, Py_ssi
             return
 
 
+cdef Py_ssize_t first_share(const Run* run, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """Of a thread; there may be more than threads, if these have become fewer."""
+    return run.stages[0].rows.sizes[1] * part // parts
+
+
 cdef void forward_share(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     cdef Run* run = <Run*>argument
-    cdef Py_ssize_t first = run.shares.bounds[part]
-    cdef Py_ssize_t last = run.shares.bounds[part + 1]
-    cdef Py_ssize_t i
-    if first < last or parts == 1:
+    cdef Py_ssize_t i, share
+    for share in range(first_share(run, part, parts), first_share(run, part + 1, parts)):
         for i in range(run.count):
-            over_bands(run.stages[i], run.stages[i].forward, first, last)
+            over_bands(run.stages[i], run.stages[i].forward, share)
 
 
 cdef void backward_share(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     cdef Run* run = <Run*>argument
-    cdef Py_ssize_t first = run.shares.bounds[part]
-    cdef Py_ssize_t last = run.shares.bounds[part + 1]
-    cdef Py_ssize_t i
-    if first < last or parts == 1:
+    cdef Py_ssize_t i, share
+    for share in range(first_share(run, part, parts), first_share(run, part + 1, parts)):
         for i in range(run.count - 1, -1, -1):
-            over_bands(run.stages[i], run.stages[i].backward, first, last)
+            over_bands(run.stages[i], run.stages[i].backward, share)
 
 
 cdef void finish(const Run* run) noexcept nogil:
@@ -195,10 +178,11 @@ cdef void finish(const Run* run) noexcept nogil:
             run.stages[i].finish(run.stages[i].plan)
 
 
-cdef void zero_share(const Run* run, Py_ssize_t part) noexcept nogil:
+cdef void zero_share(const Run* run, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     """Zero the gradients of the states that backward_share adds to."""
-    cdef Py_ssize_t first = run.shares.bounds[part]
-    cdef Py_ssize_t count = run.shares.bounds[part + 1] - first
+    cdef const Py_ssize_t* bounds = run.stages[0].rows.bounds
+    cdef Py_ssize_t first = bounds[first_share(run, part, parts)]
+    cdef Py_ssize_t count = bounds[first_share(run, part + 1, parts)] - first
     cdef Py_ssize_t i
     for i in range(run.buffer_count):
         memset(run.buffers[i].rows + first * run.buffers[i].row_bytes, 0, count * run.buffers[i].row_bytes)
@@ -206,7 +190,7 @@ cdef void zero_share(const Run* run, Py_ssize_t part) noexcept nogil:
 
 cdef void both_shares(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     forward_share(argument, part, parts)
-    zero_share(<const Run*>argument, part)
+    zero_share(<const Run*>argument, part, parts)
     backward_share(argument, part, parts)
 
 
@@ -234,14 +218,14 @@ cdef void prepare_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexc
 
 cdef void accumulate_halves(const CStage* stage, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     """An even number of threads has half of them for each half of the rows."""
-    cdef Shares halves
-    cdef Portion portion
+    cdef Py_ssize_t N = stage.rows.N
+    cdef Py_ssize_t middle = stage.rows.middle[0]
     cdef Py_ssize_t each = parts // 2 if parts % 2 == 0 else parts
+    cdef Portion portion
     cdef Py_ssize_t half
-    share_rows(stage, 2, &halves)
     for half in range(2):
         if each == parts or part // each == half:
-            portion = Portion(part % each, each, Band(halves.bounds[half], halves.bounds[half + 1], 0), half, part)
+            portion = Portion(part % each, each, middle if half else 0, N if half else middle, half, part)
             stage.accumulate(stage.plan, stage.numbers, &portion)
 
 
@@ -255,7 +239,7 @@ cdef void accumulate_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) no
         if stage.halved:
             accumulate_halves(stage, part, parts)
         elif stage.accumulate is not NULL:
-            portion = Portion(part, parts, Band(0, stage.rows.N, 0), False, part)
+            portion = Portion(part, parts, 0, stage.rows.N, False, part)
             stage.accumulate(stage.plan, stage.numbers, &portion)
             if stage.gather is not NULL:
                 stage.gather(stage.plan, stage.numbers, part, parts)
@@ -333,10 +317,7 @@ cdef class Stage:
     cdef void over(self, Job job, bint rows) noexcept nogil:
         cdef Py_ssize_t R = row_count(self.stage.rows, self.stage.per_sequence)
         cdef double work = self.stage.work * <double>R
-        cdef Py_ssize_t parts = (
-            threads_for_rows(&self.run_, work, self.stage.rows.N) if rows else parts_for(&self.run_, work))
-        share_rows(self.stage, parts, &self.run_.shares)
-        rnn_parallel(job, &self.run_, parts)
+        rnn_parallel(job, &self.run_, threads_for_rows(&self.run_, work) if rows else parts_for(&self.run_, work))
 
     def pack(self):
         """Read the weights."""
@@ -382,6 +363,11 @@ cdef class Forward:
     Parameters
     ----------
     stages : list of Stage
+
+    Attributes
+    ----------
+    shares : int
+        Into how many shares to lay out a batch of these lengths: see `rnncore.rows.Rows.share`.
     """
 
     cdef Run run_
@@ -394,17 +380,19 @@ cdef class Forward:
         for i, stage in enumerate(stages):
             self.run_.stages[i] = (<Stage>stage).stage
 
-    cdef Py_ssize_t threads(self) noexcept nogil:
-        """Threads that get rows enough to pay for a meeting and for weights that another one has packed."""
-        cdef Run* run = &self.run_
-        return threads_for_rows(run, work_of(run), run.stages[0].rows.N) if run.count else 1
+    @property
+    def shares(self):
+        return shares_for(&self.run_, work_of(&self.run_)) if self.run_.count else 1
 
     def pack(self):
         """Read the weights."""
+        cdef Run* run = &self.run_
         cdef Py_ssize_t threads
+        if run.count == 0:
+            return
         with nogil:
-            threads = self.threads()
-            rnn_parallel(pack_tiles, &self.run_, limit if self.run_.teams else threads)
+            threads = threads_for_rows(run, work_of(run))
+            rnn_parallel(pack_tiles, run, limit if run.teams else threads)
 
     def run(self):
         """Compute the outputs from the inputs."""
@@ -412,8 +400,7 @@ cdef class Forward:
         if run.count == 0:
             return
         with nogil:
-            share_rows(run.stages[0], self.threads(), &run.shares)
-            rnn_parallel(forward_share, run, run.shares.parts)
+            rnn_parallel(forward_share, run, threads_for_rows(run, work_of(run)))
             finish(run)
 
 
@@ -526,20 +513,18 @@ cdef class Step:
 
     cdef void gradients(self, bint first, double factor) noexcept nogil:
         cdef Run* run = &self.run_
-        cdef CStage* stage = run.stages[0]
-        cdef Py_ssize_t N = stage.rows.N
         cdef double work = work_of(run)
         cdef double squares = 0
-        cdef Py_ssize_t* horizon = stage.rows.horizon
+        cdef Py_ssize_t* horizon = run.stages[0].rows.horizon
+        cdef Py_ssize_t threads = threads_for_rows(run, work)
         cdef Py_ssize_t i, phase
-        share_rows(stage, threads_for_rows(run, work, N), &run.shares)
         # what one thread alone has computed, others first have to fetch
-        run.parts = parts_for(run, work if run.shares.parts > 1 or run.teams else work / 6)
+        run.parts = parts_for(run, work if threads > 1 or run.teams else work / 6)
         run.fresh = first
         rnn_parallel(prepare_tiles, run, run.parts)
         for phase in range(1 if horizon[2] else max(<Py_ssize_t>1, horizon[0])):
             horizon[1] = phase
-            rnn_parallel(both_shares, run, run.shares.parts)
+            rnn_parallel(both_shares, run, threads)
             finish(run)
             accumulate(run, run.parts)
         for i in range(run.rule_count):

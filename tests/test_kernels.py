@@ -537,7 +537,7 @@ def test_a_sequence_gives_the_same_bits_in_a_batch_alone_and_streamed(level, dty
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "slope")
         weights = tuple(Variable(case.inputs[name].value) for name in names if name in case.inputs)
         for n in range(rows.counts[0]):
-            here = rows.offsets[: rows.lengths[n]] + n
+            here = rows.offsets[0, : rows.lengths[n]] + n
             state = [variable.value[n] for name, variable in case.inputs.items() if name.endswith("_0")]
             final = [variable.value[n] for name, variable in case.outputs.items() if name.endswith("_T")]
             for alone in (run_alone,) if reverse else (run_alone, stream):

@@ -137,7 +137,7 @@ def test_recurrent_values_equal_one_sequence_at_a_time(cell, options, reverse, t
         h, c = values["h_0"][n], values["c_0"][n] if cell == "LSTM" else None
         steps = range(rows.lengths[n])
         for t in reversed(steps) if reverse else steps:
-            m = rows.offsets[t] + n
+            m = rows.offsets[0, t] + n
             h, c = textbook_cell(cell, options, x[m], h, c, values)
             expected["y"][m] = h
         expected["h_T"][n] = h

@@ -11,7 +11,7 @@ def test_full_batch():
     assert rows.order.tolist() == [0, 1]
     assert rows.lengths.tolist() == [3, 3]
     assert rows.counts.tolist() == [2, 2, 2]
-    assert rows.offsets.tolist() == [0, 2, 4, 6]
+    assert rows.offsets[0].tolist() == [0, 2, 4, 6]
 
 
 def test_ragged_batch_is_sorted_by_length_and_stable():
@@ -20,7 +20,7 @@ def test_ragged_batch_is_sorted_by_length_and_stable():
     assert rows.order.tolist() == [2, 0, 3, 4, 1]
     assert rows.lengths.tolist() == [5, 3, 3, 1, 0]
     assert rows.counts.tolist() == [4, 3, 3, 1, 1, 0]
-    assert rows.offsets.tolist() == [0, 4, 7, 10, 11, 12, 12]
+    assert rows.offsets[0].tolist() == [0, 4, 7, 10, 11, 12, 12]
     assert rows.M == 12
     assert not rows.full
 

@@ -84,7 +84,7 @@ class Recurrent(Stage):
 
     def walk(self) -> list[slice]:
         """Return the packed rows of each step in the order of time, or of time reversed."""
-        offsets = self.rows.offsets.tolist()
+        offsets = self.rows.offsets[0].tolist()
         steps = [slice(start, stop) for start, stop in pairwise(offsets) if start < stop]
         return steps[::-1] if self.reverse else steps
 
@@ -108,7 +108,7 @@ class Recurrent(Stage):
         running = [gradient(state.grad).copy() for state in self.final]
         for here in reversed(self.walk()):
             dstate = [buffer[: here.stop - here.start] for buffer in running]
-            cut = self.cut(int(np.searchsorted(self.rows.offsets, here.start, side="right")) - 1)
+            cut = self.cut(int(np.searchsorted(self.rows.offsets[0], here.start, side="right")) - 1)
             for buffer in running:
                 buffer[cut] = 0
             if self.y.grad is not None:

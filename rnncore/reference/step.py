@@ -18,7 +18,14 @@ class Forward:
     Parameters
     ----------
     stages : list of Stage
+
+    Attributes
+    ----------
+    shares : int
+        Into how many shares to lay out a batch of these lengths: see `rnncore.rows.Rows.share`.
     """
+
+    shares = 1
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         self.stages = stages
@@ -144,3 +151,6 @@ def set_num_threads(count: int) -> None:
 def get_num_threads() -> int:
     """Return 1."""
     return 1
+
+
+num_threads_to_come = get_num_threads
