@@ -79,8 +79,8 @@ def set_num_threads(count: int) -> None:
     """Use at most so many threads, for everything; results do not depend on it, to the bit.
 
     The default is the environment variable ``RNNCORE_NUM_THREADS``, or the number of cores that this process
-    may use. Work too small to be shared stays on one thread; so does all of the NumPy kernels. A stream uses no
-    more than when it was made.
+    may use. Work too small to be shared stays on one thread; so does all of the NumPy kernels. A stream uses
+    as many as when it was made, or fewer.
 
     Parameters
     ----------

@@ -3,8 +3,8 @@
 A batch of ragged sequences is *packed time-major*: the sequences are sorted by length, longest first, and
 the array holds the rows of step 0 of every sequence that has one, then those of step 1, and so on. Steps
 behind the end of a sequence do not exist, so nothing has to be masked and the cost follows the valid steps.
-The rows of one step, and all rows of the batch, are one block for a matrix product. For threads a batch is laid
-out in shares, each packed like that: what a core fetches ahead of what it reads is then its own, too.
+The rows of one step, and all rows of the batch, are one block for a matrix product. For several threads a
+batch is laid out in shares, each packed like that: what a core fetches ahead of what it reads is its own.
 
 Dimension letters, here and in all kernels: N sequences, T steps, M valid steps of the whole batch, D input
 size, H hidden size, O output size, G gates of a cell, V vocabulary, R rows of a stage.
@@ -203,7 +203,7 @@ class Rows:
             out[self.origins()] = packed[: self.M]
 
     def _by_share(self, x: np.ndarray, packed: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the sequences of each share of a full batch, (n, T, ...), and its packed rows, (T, n, ...)."""
+        """Yield the sequences of each share of a full batch, (n, T, ...), and its rows, (T, n, ...)."""
         for first, last in pairwise(self.bounds[: self.shares + 1].tolist()):
             rows = packed[first * self.T : last * self.T]
             yield x[first:last], rows.reshape(self.T, last - first, *packed.shape[1:])

@@ -31,7 +31,8 @@ CELL_NAMES = [
 class Case:
     """A stage, the variables it computes the gradients of, and those whose values it computes.
 
-    x is the input of a recurrent layer, which is none of the variables where it consists of tokens.
+    x is the input of a recurrent layer or an embedding, which is none of the variables where it consists of
+    tokens; or the target of a loss.
     """
 
     stage: Any
@@ -214,8 +215,9 @@ def embedding(kernels: Any, rows: Rows, *, V: int = 4, E: int = 3, dtype: Any = 
     draw = Draw(0, dtype)
     M, capacity = rows.M, rows.N * rows.T
     weight, y = draw.weight(V, E), draw.sink(M, E, capacity=capacity)
-    stage = kernels.Embedding(rows, Variable(draw.ids(M, V, capacity)), y, (weight,))
-    return Case(stage, {"weight": weight}, {"y": first(M, y)})
+    ids = draw.ids(M, V, capacity)
+    stage = kernels.Embedding(rows, Variable(ids), y, (weight,))
+    return Case(stage, {"weight": weight}, {"y": first(M, y)}, ids[:M])
 
 
 def dropout(kernels: Any, rows: Rows, *, H: int = 3, dtype: Any = np.float64) -> Case:
@@ -264,7 +266,7 @@ def loss(
     p = draw.input(R, O, capacity=capacity)
     target = draw.ids(R, O, capacity) if kind == "cross_entropy" else spare(draw.array(R, O), capacity)
     stage = kernels.Loss(rows, p, target, kind=kind, reduction=reduction, last=last)
-    return Case(stage, {"p": first(R, p)}, {"loss": Variable(stage.value, np.ones(1))})
+    return Case(stage, {"p": first(R, p)}, {"loss": Variable(stage.value, np.ones(1))}, target[:R])
 
 
 def update(

@@ -4,6 +4,7 @@ import inspect
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from itertools import count, cycle, product
 
@@ -14,6 +15,7 @@ from kernel_cases import (
     CELLS,
     GATES,
     STATES,
+    Case,
     Draw,
     activation,
     assert_close,
@@ -522,6 +524,67 @@ def stream(compiled, cell, options, x, weights, state) -> tuple[np.ndarray, list
         y, state = run_alone(compiled, cell, options, x[t : t + 1], weights, state)
         outputs.append(y[0])
     return np.array(outputs), state
+
+
+def assert_shares_change_no_bit(build: Callable[[Rows], Case], rows: Rows, shares: int) -> None:
+    """Run a case laid out in one share and in several."""
+    split = Rows(rows.N, rows.T, shares)
+    split.arrange(rows.callers_lengths())
+    split.horizon[:] = rows.horizon
+    split.share(shares)
+    in_time = np.argsort(split.origins()[1], kind="stable")
+    one, several = build(rows), build(split)
+    for name in ("x", "p"):
+        if name in one.inputs:
+            several.inputs[name].value[in_time] = one.inputs[name].value
+    if one.x is not None:
+        several.x[in_time] = one.x
+    if "y" in one.outputs:
+        several.outputs["y"].grad[in_time] = one.outputs["y"].grad
+    found = several.run().results()
+    for name, expected in one.run().results().items():
+        array = found[name][in_time] if name in ("y", "dx", "dp") else found[name]
+        np.testing.assert_array_equal(array, expected, err_msg=name)
+
+
+@each_level
+@each_dtype
+@each_cell
+@pytest.mark.parametrize(
+    ("tokens", "reverse", "H", "D"), [(False, True, 70, 3), (False, False, 9, 70), (True, False, 16, 5)]
+)
+def test_the_shares_of_a_layer_change_no_bit(level, dtype, cell, options, tokens, reverse, H, D):
+    compiled = kernels.load(level)
+    for N, T, shares in ((6, 9, 3), (21, 14, 2), (150, 5, 4)):
+        for rest in (False, True):
+            assert_shares_change_no_bit(
+                lambda rows, rest=rest: recurrent(
+                    compiled,
+                    cell,
+                    options | {"reverse": reverse},
+                    rows,
+                    D=D,
+                    H=H,
+                    tokens=tokens,
+                    rest=rest,
+                    dtype=dtype,
+                ),
+                ragged(N, T),
+                shares,
+            )
+
+
+@each_level
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_the_shares_of_other_stages_change_no_bit(level, k):
+    compiled, rows = kernels.load(level), ragged(21, 14)
+    rows.truncate(k, per_sequence=False)
+    for kind in ("mse", "half_mse", "bce", "cross_entropy"):
+        assert_shares_change_no_bit(
+            lambda rows, kind=kind: loss(compiled, rows, kind=kind, dtype=np.float32), rows, 3
+        )
+    assert_shares_change_no_bit(lambda rows: linear(compiled, rows, I=80, O=65, dtype=np.float32), rows, 3)
+    assert_shares_change_no_bit(lambda rows: embedding(compiled, rows, dtype=np.float32), rows, 3)
 
 
 @each_level

@@ -46,17 +46,42 @@ def test_gather_takes_the_valid_steps_in_order_of_time():
     assert out.tolist() == [30, 10, 31, 32] + [-1] * 8
 
 
+def test_shares_have_about_as_many_steps_and_are_packed_one_after_another():
+    rows = Rows(5, 6, most=2)
+    rows.arrange(np.array([3, 0, 5, 3, 1]))
+    rows.share(2)
+    assert (rows.shares, rows.sizes.tolist()) == (2, [12, 2])
+    assert rows.bounds.tolist() == [0, 2, 5]  # lengths 5, 3 and 3, 1, 0
+    assert rows.offsets[0].tolist() == [0, 2, 4, 6, 7, 8, 8]
+    assert (rows.offsets[1] + 2).tolist() == [8, 10, 11, 12, 12, 12, 12]
+    sequences, steps = rows.origins()
+    assert sequences.tolist() == [2, 0, 2, 0, 2, 0, 2, 2, 3, 4, 3, 3]
+    assert steps.tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 0, 0, 1, 2]
+    rows.arrange(None)
+    assert (rows.shares, rows.middle.tolist()) == (1, [3])
+
+
+def test_a_share_has_two_rows_at_least():
+    assert [Rows(N, 1, most=8).most for N in (0, 1, 3, 4, 16, 40)] == [1, 1, 1, 2, 8, 8]
+
+
 @pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
-@pytest.mark.parametrize("lengths", [None, [4, 4, 4], [2, 0, 4], [0, 0, 0]])
-def test_scatter_inverts_gather(shape, lengths):
-    rows = Rows(3, 4)
+@pytest.mark.parametrize(
+    "lengths", [None, [4, 4, 4, 4, 4], [2, 0, 4, 1, 1], [0, 0, 0, 0, 0], [4, 0, 0, 0, 0]]
+)
+@pytest.mark.parametrize("shares", [1, 2])
+def test_scatter_inverts_gather(shape, lengths, shares):
+    rows = Rows(5, 4, most=2)
     rows.arrange(None if lengths is None else np.array(lengths))
-    x = np.random.default_rng(0).standard_normal((3, 4, *shape))
-    packed = np.full((12, *shape), np.nan)
+    rows.share(shares)
+    x = np.random.default_rng(0).standard_normal((5, 4, *shape))
+    packed = np.full((20, *shape), np.nan)
     rows.gather(x, packed)
+    assert not np.isnan(packed[: rows.M]).any()
+    assert np.isnan(packed[rows.M :]).all()
     out = np.full_like(x, np.nan)
     rows.scatter(packed, out)
-    for n in range(3):
+    for n in range(5):
         length = 4 if lengths is None else lengths[n]
         np.testing.assert_array_equal(out[n, :length], x[n, :length])
         assert not out[n, length:].any()
