@@ -62,6 +62,43 @@ def test_the_number_of_threads_changes_no_bit(cell, options, N, ragged):
             np.testing.assert_array_equal(shared[name], value, err_msg=f"{threads} threads: {name}")
 
 
+def shared_batch(cell: str, **options) -> tuple[rc.Trainer, np.ndarray, np.ndarray, np.ndarray]:
+    """A trainer, and a ragged batch that is work enough for several threads."""
+    rng = np.random.default_rng(0)
+    model = rc.SequenceModel(4, 90, 5, cell, 2, input="dense", dropout=0.5, dtype="float64", **options)
+    trainer = rc.Trainer(model, "cross_entropy", rc.SGD(lr=0.1))
+    return trainer, rng.normal(size=(40, 60, 4)), rng.integers(0, 5, (40, 60)), rng.integers(1, 61, 40)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_refused_batch_leaves_a_shared_one_to_be_read(threads):
+    rc.set_num_threads(threads)
+    trainer, x, y, lengths = shared_batch("lstm")
+    trainer.step(x, y, lengths)
+    prediction, n, t = trainer.prediction, 17, int(lengths[17]) - 1
+    y[n, t] = 5
+    with pytest.raises(ValueError, match=rf"y\[{n}, {t}\] = 5, expected"):
+        trainer.step(x, y, lengths)
+    x[n, t, 2] = np.inf
+    with pytest.raises(ValueError, match=rf"x\[{n}, {t}, 2\] = inf, expected a finite number"):
+        trainer.step(x, y, np.minimum(lengths + 1, 60))
+    np.testing.assert_array_equal(trainer.prediction, prediction)
+
+
+@pytest.mark.filterwarnings("ignore:overflow|invalid value:RuntimeWarning")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_place_where_a_shared_batch_fails(threads):
+    rc.set_num_threads(threads)
+    trainer, x, y, lengths = shared_batch("rnn", activation="identity")
+    t = int(lengths[31]) // 2
+    x[31, t] = 1e308
+    trainer.model.params["rnn.weight_ih_l0"][7] = 10
+    with pytest.raises(
+        FloatingPointError, match=rf"layer rnn.l0, gate h at time step {t} of sequence 31 is inf"
+    ):
+        trainer.step(x, y, lengths)
+
+
 # Weights enough for threads to share the products of few rows, and so many that they share more rows' too.
 @pytest.mark.parametrize(
     ("cell", "hidden_size", "options"),
