@@ -206,40 +206,46 @@ cdef inline void multiply_block(
     settle()
 
 
-cdef inline void add_digit(const char* a, const char** b, Py_ssize_t begin) noexcept nogil:
-    """The products of one digit of four blocks of columns."""
+cdef inline void add_digit(const char* a, const char* b, const char* c, const bint odd) noexcept nogil:
+    """The products of one digit of two blocks of columns, b and c."""
     tile_load(4, a, 64)
-    tile_load(5, b[0] + begin, 64)
-    multiply_add(0, 4, 5)
-    tile_load(6, b[1] + begin, 64)
-    multiply_add(1, 4, 6)
-    tile_load(7, b[2] + begin, 64)
-    multiply_add(2, 4, 7)
-    tile_load(5, b[3] + begin, 64)
-    multiply_add(3, 4, 5)
+    tile_load(5, b, 64)
+    tile_load(6, c, 64)
+    if odd:
+        multiply_add(2, 4, 5)
+        multiply_add(3, 4, 6)
+    else:
+        multiply_add(0, 4, 5)
+        multiply_add(1, 4, 6)
 
 
 cdef inline void multiply_stacked(
-    const char* a, Py_ssize_t part, const char** b, Py_ssize_t blocks, char* sums,
+    const char* a, Py_ssize_t part, const char* b, const char* c, Py_ssize_t blocks, const bint odd, char* sums,
 ) noexcept nogil:
-    """All sums of FEW rows at most and 16 columns in one tile, one below the other; four such tiles at once.
+    """All sums of FEW rows at most and 16 columns in one tile, one below the other; two such tiles at once.
 
-    To a digit of b, those of a begin a part later.
+    To a digit of b, those of a begin a part later. Every other time other tiles sum up, while these are stored.
     """
-    cdef Py_ssize_t k
-    tile_zero(0)
-    tile_zero(1)
-    tile_zero(2)
-    tile_zero(3)
-    for k in range(blocks):
-        add_digit(a + 2 * part, b, k * BLOCK)
-        add_digit(a + part, b, k * BLOCK + TILE)
-        add_digit(a, b, k * BLOCK + 2 * TILE)
+    cdef Py_ssize_t _
+    if odd:
+        tile_zero(2)
+        tile_zero(3)
+    else:
+        tile_zero(0)
+        tile_zero(1)
+    for _ in range(blocks):
+        add_digit(a + 2 * part, b, c, odd)
+        add_digit(a + part, b + TILE, c + TILE, odd)
+        add_digit(a, b + 2 * TILE, c + 2 * TILE, odd)
         a += 6 * part
-    tile_store(0, sums, 64)
-    tile_store(1, sums + TILE, 64)
-    tile_store(2, sums + 2 * TILE, 64)
-    tile_store(3, sums + 3 * TILE, 64)
+        b += BLOCK
+        c += BLOCK
+    if odd:
+        tile_store(2, sums, 64)
+        tile_store(3, sums + TILE, 64)
+    else:
+        tile_store(0, sums, 64)
+        tile_store(1, sums + TILE, 64)
     settle()
 
 
@@ -312,7 +318,8 @@ cdef inline void multiply_few(Room* room, const Operand* b, const Result* c) noe
     for p in range(pieces(count, 4)):
         for q in range(4):
             tiles[q] = tiles_at(b, column_at(b, min(p * 4 + q, count - 1)))
-        multiply_stacked(room.strip, c.step, tiles, b.blocks, room.sums)
+        multiply_stacked(room.strip, c.step, tiles[0], tiles[1], b.blocks, False, room.sums)
+        multiply_stacked(room.strip, c.step, tiles[2], tiles[3], b.blocks, True, room.sums + 2 * TILE)
         for q in range(min(<Py_ssize_t>4, count - p * 4)):
             j = column_at(b, p * 4 + q)
             ready = Corner(room.sums + q * TILE, units_at(b, j), 0, c.rows, j)
