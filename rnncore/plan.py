@@ -412,11 +412,16 @@ class Plans:
     def __init__(self, size: int = 8) -> None:
         self._size = size
         self._plans: dict[Hashable, Plan] = {}
+        self._key: Hashable = None  # of the latest one
+        self._plan: Plan
 
     def get(self, key: Hashable, make: Callable[[], Plan]) -> Plan:
         """Return the plan of that key, made now if it is new."""
+        if key == self._key:  # mostly; to find it so takes less than to hash the key
+            return self._plan
         plan = self._plans.pop(key, None) or make()
         self._plans[key] = plan  # the latest stands last
         if len(self._plans) > self._size:
             del self._plans[next(iter(self._plans))]
+        self._key, self._plan = key, plan
         return plan

@@ -93,14 +93,15 @@ cdef class Intake:
     cdef void pack(self, const char* source) noexcept nogil:
         cdef Py_ssize_t size = self.row_size
         cdef char* to = self.out
-        cdef Py_ssize_t n, p, t
+        cdef Py_ssize_t n, p, t, first, last
         if self.last:
             for n in range(self.rows.N):
                 copy(to + n * size, source + self.order[n] * size, size)
             return
         for p in range(self.rows.sizes[1]):
+            first, last = self.rows.bounds[p], self.rows.bounds[p + 1]
             for t in range(self.rows.T):
-                for n in range(self.rows.bounds[p], min(self.rows.bounds[p + 1], self.rows.counts[t])):
+                for n in range(first, min(last, self.rows.counts[t])):
                     copy(to, source + (self.order[n] * self.rows.T + t) * size, size)
                     to += size
 

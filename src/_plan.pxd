@@ -64,6 +64,7 @@ cdef struct Rows:
 cdef struct Band:
     Py_ssize_t first, last       # rows first .. last-1 of the batch
     Py_ssize_t share             # that they belong to,
+    bint whole                   # whether they are all of it,
     Py_ssize_t home              # its first row, where its bands have buffers in turn,
     const Py_ssize_t* offsets    # (T+1,) and where its steps begin
 
@@ -192,12 +193,8 @@ cdef inline Py_ssize_t rows_apart(const Rows* rows) noexcept nogil:
     return rows.N + (rows.most - 1) * APART
 
 
-cdef inline bint whole_share(const Rows* rows, const Band* band) noexcept nogil:
-    return band.first == rows.bounds[band.share] and band.last == rows.bounds[band.share + 1]
-
-
 cdef inline Py_ssize_t spans(const Rows* rows, bint per_sequence, const Band* band) noexcept nogil:
-    return 1 if per_sequence or whole_share(rows, band) else rows.T
+    return 1 if per_sequence or band.whole else rows.T
 
 
 cdef inline Py_ssize_t span(
@@ -207,7 +204,7 @@ cdef inline Py_ssize_t span(
     if per_sequence:
         begin[0] = band.first
         return band.last - band.first
-    if whole_share(rows, band):
+    if band.whole:
         begin[0] = band.offsets[0] + band.first
         return band.offsets[rows.T] - band.offsets[0]
     begin[0] = band.offsets[s] + band.first

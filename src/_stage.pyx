@@ -25,12 +25,13 @@ cdef extern from "_threads.h" nogil:
 cdef enum:
     BLOCK = 4096                 # numbers of a parameter that one thread updates at a time
     FEWEST = 2                   # rows that a thread must have
-    FEW = 4                      # fewer rows than these a thread leaves to a team, if there are many weights
-    LEAST = 3 << 18              # bytes of weights below which meetings cost a team more than it gains
+    FEW = 4                      # rows a thread of which half take about as long, and
+    MANY = 16                    # of which half would not take half as long
+    LEAST = 3 << 18              # bytes of weights below which meetings cost a team more than it gains,
     PART = 1 << 18               # and for each of its threads
-    HEAVY = 3 << 19              # bytes of which one core's cache holds too little: a team does better than threads
-    TEAM = 16                    # of fewer than so many rows each
-    MANY = 16                    # rows a thread of which half would not take half as long
+    TEAM = 8                     # fewer rows than these are left to a team; or
+    HEAVY = 3 << 19              # of so many bytes, of which one core's cache holds too little,
+    HEAVY_TEAM = 32              # fewer than these
     HALF = 8                     # rows that each half of a batch must have for sums of its own,
     SUMS = 1 << 20               # and bytes of these at most: a core's cache holds them
 
@@ -117,7 +118,7 @@ cdef bint in_teams(const Run* run, double work) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(run.count):
         most = max(most, run.stages[i].weights)
-    return threads_for(work, limit) > 1 and most >= LEAST and rows < (TEAM if most > HEAVY else FEW) * limit
+    return threads_for(work, limit) > 1 and most >= LEAST and rows < (HEAVY_TEAM if most > HEAVY else TEAM)
 
 
 cdef Py_ssize_t shares_for(Run* run, double work) noexcept nogil:
@@ -142,6 +143,7 @@ cdef void over_bands(const CStage* stage, OverRows run, Py_ssize_t share) noexce
     cdef Band band
     band.share, band.offsets = share, offsets_of(stage.rows, share)
     band.first = band.home = first
+    band.whole = first + rows >= last
     while True:
         band.last = min(band.first + rows, last)
         run(stage.plan, stage.numbers, &band)
@@ -152,7 +154,8 @@ cdef void over_bands(const CStage* stage, OverRows run, Py_ssize_t share) noexce
 
 cdef Py_ssize_t first_share(const Run* run, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     """Of a thread; there may be more than threads, if these have become fewer."""
-    return run.stages[0].rows.sizes[1] * part // parts
+    cdef Py_ssize_t shares = run.stages[0].rows.sizes[1]
+    return part if parts == shares else shares * part // parts
 
 
 cdef void forward_share(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
