@@ -98,6 +98,7 @@ class Rows:
         self.most = most = max(min(most, N // 2), 1)
         self.order = np.empty(N, np.intp)
         self.lengths = np.empty(N, np.intp)
+        self._before = np.zeros(N, np.intp)  # steps of all rows before
         self.counts = np.empty(T, np.intp)
         self.middle = np.empty(1, np.intp)
         self.bounds = np.zeros(most + 1, np.intp)
@@ -115,12 +116,13 @@ class Rows:
             Valid steps of each sequence, 0 ... T, in the caller's order; None: all T.
         """
         self.lengths[:] = self.T if lengths is None else lengths
-        self.order[:] = np.argsort(-self.lengths, kind="stable")
+        self.order[:] = (-self.lengths).argsort(kind="stable")
         self.lengths[:] = self.lengths[self.order]
-        self.counts[:] = np.searchsorted(-self.lengths, -np.arange(self.T))
+        self.counts[:] = (-self.lengths).searchsorted(-np.arange(self.T))
+        self._before[1:] = self.lengths[:-1].cumsum()
         self.M = int(self.counts.sum())
         self.full = self.M == self.N * self.T
-        self.middle[:] = self._begins(2)[1]
+        self.middle[0] = self._before.searchsorted((self.M + 1) // 2)
         self.share(1)
 
     def share(self, shares: int) -> None:
@@ -133,19 +135,19 @@ class Rows:
         """
         self.shares = shares
         self.sizes[:] = self.M, shares
-        self.bounds[:shares] = self._begins(shares)
         self.bounds[shares] = self.N
+        if shares == 1:  # as at first for every batch of unequal lengths
+            self.counts.cumsum(out=self.offsets[0, 1:])
+            return
+        self.bounds[1:shares] = self._before.searchsorted(np.arange(1, shares) * self.M / shares)
         first, last = self.bounds[:shares, None], self.bounds[1 : shares + 1, None]
         offsets = self.offsets[:shares]
-        np.cumsum(np.clip(self.counts - first, 0, last - first), axis=1, out=offsets[:, 1:])
-        offsets[:, 0] = 0
-        begins = np.cumsum(offsets[:, -1]) - offsets[:, -1]
+        offsets[:, 0], steps = 0, offsets[:, 1:]
+        np.subtract(self.counts, first, out=steps)
+        np.minimum(np.maximum(steps, 0, out=steps), last - first, out=steps)
+        steps.cumsum(axis=1, out=steps)
+        begins = offsets[:, -1].cumsum() - offsets[:, -1]
         offsets += begins[:, None] - first
-
-    def _begins(self, shares: int) -> np.ndarray:
-        """Return the row that each share begins with, (shares,)."""
-        before = np.cumsum(self.lengths) - self.lengths
-        return np.searchsorted(before * shares, np.arange(shares) * self.M)
 
     def truncate(self, k: int, per_sequence: bool) -> None:
         """Let the loss at step t reach the steps t-k+1 ... t alone, or with k = 0 all.
