@@ -30,8 +30,10 @@ cdef enum:
     LEAST = 3 << 18              # bytes of weights below which meetings cost a team more than it gains,
     PART = 1 << 18               # and for each of its threads
     TEAM = 8                     # fewer rows than these are left to a team; or
-    HEAVY = 3 << 19              # of so many bytes, of which one core's cache holds too little,
-    HEAVY_TEAM = 32              # fewer than these
+    HEAVY = 3 << 19              # of weights of which one core's cache holds too little,
+    HEAVY_TEAM = 32              # fewer than these; or
+    HUGE = 8 << 20               # of weights that take longer to come than to multiply,
+    HUGE_TEAM = 16               # fewer than these for each of its threads
     HALF = 8                     # rows that each half of a batch must have for sums of its own,
     SUMS = 1 << 20               # and bytes of these at most: a core's cache holds them
 
@@ -118,7 +120,11 @@ cdef bint in_teams(const Run* run, double work) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(run.count):
         most = max(most, run.stages[i].weights)
-    return threads_for(work, limit) > 1 and most >= LEAST and rows < (HEAVY_TEAM if most > HEAVY else TEAM)
+    if threads_for(work, limit) == 1 or most < LEAST:
+        return False
+    if most > HUGE:
+        return rows < HUGE_TEAM * limit
+    return rows < (HEAVY_TEAM if most > HEAVY else TEAM)
 
 
 cdef Py_ssize_t shares_for(Run* run, double work) noexcept nogil:
