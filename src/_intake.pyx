@@ -7,6 +7,9 @@ from libc.string cimport memcpy, strcmp
 
 from _plan cimport Rows, address, packed_rows, row_count
 
+cdef enum:
+    LITTLE = 1 << 14             # bytes
+
 ctypedef fused number:
     float
     double
@@ -66,8 +69,11 @@ cdef class Intake:
         cdef Py_buffer view
         if not self.acquire(x, &view):
             self.acquire(np.array(x, self.dtype, order="C"), &view)
-        with nogil:
+        if view.len < LITTLE:                # sooner done than others would be let in
             self.pack(<const char*>view.buf)
+        else:
+            with nogil:
+                self.pack(<const char*>view.buf)
         PyBuffer_Release(&view)
         return not self.checked or self.look()
 
