@@ -1,8 +1,9 @@
 /* A pool of threads that share one job at a time: (argument, part, parts), part 0 for the caller.
 
-   A submission to a Python pool costs some 50 microseconds; this costs a few. Threads without a part are neither woken
-   nor waited for. Waiting threads spin for a moment, since the next phase of a training step comes soon. Then they let
-   others go first, for these may be who they wait for, on the same core; and who waits for a job sleeps at last. */
+   A submission to a Python pool costs some 50 microseconds; this costs one. Threads without a part are neither woken
+   nor waited for; and the caller takes over the part of who has not come by the time that it has done its own. Waiting
+   threads spin for a moment, since the next phase of a training step comes soon. Then they let others go first, for
+   these may be who they wait for, on the same core; and who waits for a part sleeps at last. */
 
 #ifndef RNN_THREADS_H
 #define RNN_THREADS_H
@@ -32,7 +33,7 @@ static void rnn_parallel(rnn_job job, void* argument, ptrdiff_t parts) {
 #endif
 
 enum { RNN_SPINS = 1000, RNN_YIELDS = 200 };   /* 0.1 ms or more: the steps of a training loop follow closer */
-enum { RNN_MOST_PARTS = 64, RNN_PARTS = 127 };
+enum { RNN_MOST_PARTS = 64 };
 
 /* Where a thread sleeps. */
 struct rnn_bed {
@@ -42,12 +43,13 @@ struct rnn_bed {
 };
 
 static struct {
-    pthread_mutex_t turn;    /* held while a job runs */
-    ptrdiff_t threads;       /* started so far, without the caller */
-    _Alignas(128) atomic_ulong call;    /* the parts of the latest job, in the bits RNN_PARTS, and above them its number */
+    pthread_mutex_t turn;               /* held while a job runs */
+    ptrdiff_t threads;                  /* started so far, without the caller */
+    _Alignas(128) atomic_ullong open;   /* a bit for each part that nobody has taken yet; who does finds its job here: */
     rnn_job job;
     void* argument;
-    _Alignas(128) atomic_long busy;     /* threads that have not finished their part */
+    ptrdiff_t parts;
+    _Alignas(128) atomic_long done;     /* parts that threads have finished */
     struct rnn_bed beds[RNN_MOST_PARTS];
 } rnn_pool = {.turn = PTHREAD_MUTEX_INITIALIZER};
 
@@ -56,25 +58,24 @@ static void rnn_pause(long spin) {
     else sched_yield();
 }
 
-/* Whether there is a job since the one seen that has such a part. While it has, no other one is called. */
-static int rnn_called(ptrdiff_t part, unsigned long seen, unsigned long* call) {
-    *call = atomic_load(&rnn_pool.call);
-    return *call != seen && part < (ptrdiff_t)(*call & RNN_PARTS);
+static int rnn_is_open(ptrdiff_t part) { return atomic_load(&rnn_pool.open) >> part & 1; }
+
+static int rnn_take(ptrdiff_t part) {
+    unsigned long long bit = 1ull << part;
+    return rnn_is_open(part) && (atomic_fetch_and(&rnn_pool.open, ~bit) & bit);
 }
 
-static unsigned long rnn_next_call(ptrdiff_t part, unsigned long seen) {
+static void rnn_wait_for(ptrdiff_t part) {
     struct rnn_bed* bed = &rnn_pool.beds[part];
-    unsigned long call;
     for (long spin = 0; spin < RNN_SPINS + RNN_YIELDS; spin++) {
-        if (rnn_called(part, seen, &call)) return call;
+        if (rnn_is_open(part)) return;
         rnn_pause(spin);
     }
     pthread_mutex_lock(&bed->lock);
-    atomic_store(&bed->asleep, 1);           /* whoever calls looks at this after the call, and here it is before */
-    while (!rnn_called(part, seen, &call)) pthread_cond_wait(&bed->wake, &bed->lock);
+    atomic_store(&bed->asleep, 1);      /* the caller looks at this after it has opened parts; here it is the reverse */
+    while (!rnn_is_open(part)) pthread_cond_wait(&bed->wake, &bed->lock);
     atomic_store(&bed->asleep, 0);
     pthread_mutex_unlock(&bed->lock);
-    return call;
 }
 
 static void rnn_wake(ptrdiff_t part) {
@@ -87,25 +88,19 @@ static void rnn_wake(ptrdiff_t part) {
 
 static void* rnn_work(void* number) {
     ptrdiff_t part = (ptrdiff_t)number;
-    /* a thread is started before the job that needs it is called, and joins in with that one */
-    unsigned long call = atomic_load(&rnn_pool.call);
-    atomic_fetch_sub(&rnn_pool.busy, 1);
     for (;;) {
-        call = rnn_next_call(part, call);
-        rnn_pool.job(rnn_pool.argument, part, (ptrdiff_t)(call & RNN_PARTS));
-        atomic_fetch_sub(&rnn_pool.busy, 1);
+        rnn_wait_for(part);
+        if (!rnn_take(part)) continue;
+        rnn_pool.job(rnn_pool.argument, part, rnn_pool.parts);
+        atomic_fetch_add(&rnn_pool.done, 1);
     }
     return NULL;
-}
-
-static void rnn_wait(void) {
-    for (long spin = 0; atomic_load(&rnn_pool.busy) > 0; spin++) rnn_pause(spin);
 }
 
 /* The child of a fork has none of its parent's threads. */
 static void rnn_forget(void) {
     pthread_mutex_init(&rnn_pool.turn, NULL);
-    atomic_store(&rnn_pool.busy, 0);
+    atomic_store(&rnn_pool.open, 0);
     rnn_pool.threads = 0;
 }
 
@@ -114,39 +109,38 @@ static void rnn_grow(ptrdiff_t threads) {
     if (!registered) registered = pthread_atfork(NULL, NULL, rnn_forget) == 0;
     while (rnn_pool.threads < threads) {
         ptrdiff_t part = rnn_pool.threads + 1;
+        struct rnn_bed* bed = &rnn_pool.beds[part];
         pthread_t thread;
-        pthread_mutex_init(&rnn_pool.beds[part].lock, NULL);
-        pthread_cond_init(&rnn_pool.beds[part].wake, NULL);
-        atomic_store(&rnn_pool.beds[part].asleep, 0);
-        atomic_store(&rnn_pool.busy, 1);
-        if (pthread_create(&thread, NULL, rnn_work, (void*)part) != 0) {
-            atomic_store(&rnn_pool.busy, 0);
-            return;
-        }
+        pthread_mutex_init(&bed->lock, NULL);
+        pthread_cond_init(&bed->wake, NULL);
+        atomic_store(&bed->asleep, 0);
+        if (pthread_create(&thread, NULL, rnn_work, (void*)part) != 0) return;
         pthread_detach(thread);
-        rnn_wait();
         rnn_pool.threads++;
     }
 }
 
 static void rnn_parallel(rnn_job job, void* argument, ptrdiff_t parts) {
-    ptrdiff_t threads, part;
+    ptrdiff_t part;
+    long others = 0;
     if (parts <= 1) {
         job(argument, 0, 1);
         return;
     }
     pthread_mutex_lock(&rnn_pool.turn);
     rnn_grow(parts - 1);
-    threads = parts - 1 < rnn_pool.threads ? parts - 1 : rnn_pool.threads;
     rnn_pool.job = job;
     rnn_pool.argument = argument;
-    atomic_store(&rnn_pool.busy, threads);
-    atomic_store(&rnn_pool.call, ((atomic_load(&rnn_pool.call) | RNN_PARTS) + 1) | (unsigned long)parts);
-    for (part = 1; part <= threads; part++) rnn_wake(part);
+    rnn_pool.parts = parts;
+    atomic_store(&rnn_pool.done, 0);
+    atomic_store(&rnn_pool.open, (2ull << (parts - 1)) - 2);      /* all but part 0 */
+    for (part = 1; part < parts && part <= rnn_pool.threads; part++) rnn_wake(part);
     job(argument, 0, parts);
-    /* where fewer threads could be started than asked for, the rest is done here */
-    for (; part < parts; part++) job(argument, part, parts);
-    rnn_wait();
+    for (part = 1; part < parts; part++) {
+        if (rnn_take(part)) job(argument, part, parts);
+        else others++;
+    }
+    for (long spin = 0; atomic_load(&rnn_pool.done) < others; spin++) rnn_pause(spin);
     pthread_mutex_unlock(&rnn_pool.turn);
 }
 
