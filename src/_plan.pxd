@@ -251,6 +251,7 @@ cdef inline Py_ssize_t take(Blocks* blocks, Py_ssize_t begin, Py_ssize_t size) n
 
 
 cdef inline void take_run(Blocks* blocks) noexcept nogil:
+    """The next rows of a share, or of those behind a "last" output."""
     cdef const Py_ssize_t* offsets = offsets_of(blocks.batch, blocks.share)
     cdef Py_ssize_t T = blocks.batch.T
     cdef Py_ssize_t before = blocks.taken

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -142,6 +143,18 @@ def test_a_large_batch_gives_the_bits_of_small_ones(cell, options, H, threads):
         stream, few = model.stream(300), model.stream(30)
         for t in range(3):
             np.testing.assert_array_equal(few.step(x[some, t]), stream.step(x[:, t])[some])
+
+
+def test_threads_that_fell_asleep_wake_up_or_are_done_without():
+    x = np.random.default_rng(0).normal(size=(40, 60, 4))
+    model = rc.SequenceModel(4, 90, 3, "gru", input="dense")
+    rc.set_num_threads(1)
+    expected = model.predict(x)
+    for threads, pause in ((2, 0), (7, 0.3), (2, 0), (3, 0.3), (7, 0)):  # the same plan, laid out anew
+        rc.set_num_threads(threads)
+        time.sleep(pause)
+        for _ in range(3):
+            np.testing.assert_array_equal(model.predict(x), expected)
 
 
 # Every other step takes weights that no cache holds from the last one back: after five steps, the next sixth.
