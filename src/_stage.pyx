@@ -15,7 +15,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
 from _plan cimport (
-    MOST, Band, Job, OverRows, Portion, Rule as CRule, Stage as CStage, address, buffer, offsets_of,
+    MOST, Band, Job, OverRows, Portion, Rows, Rule as CRule, Stage as CStage, address, buffer, offsets_of,
     row_count,
 )
 
@@ -24,7 +24,6 @@ cdef extern from "_threads.h" nogil:
 
 cdef enum:
     BLOCK = 4096                 # numbers of a parameter that one thread updates at a time
-    FEWEST = 2                   # rows that a thread must have
     FEW = 4                      # rows a thread of which half take about as long, and
     MANY = 16                    # of which half would not take half as long
     LEAST = 3 << 18              # bytes of weights below which meetings cost a team more than it gains,
@@ -87,10 +86,10 @@ cdef Py_ssize_t threads_for(double work, Py_ssize_t rows) noexcept nogil:
     return max(<Py_ssize_t>1, min(min(limit, rows), <Py_ssize_t>(work / SHARE)))
 
 
-cdef Py_ssize_t threads_of_rows(double work, Py_ssize_t rows) noexcept nogil:
+cdef Py_ssize_t threads_of_rows(double work, const Rows* rows) noexcept nogil:
     """The same, where few rows each take nearly as long as some more."""
-    cdef Py_ssize_t threads = threads_for(work, rows // FEWEST)
-    cdef Py_ssize_t each = rows // threads
+    cdef Py_ssize_t threads = threads_for(work, rows.most)
+    cdef Py_ssize_t each = rows.N // threads
     return threads_for(work if each >= MANY else (work / 2 if each >= FEW else work / 4), threads)
 
 
@@ -133,7 +132,7 @@ cdef Py_ssize_t shares_for(Run* run, double work) noexcept nogil:
     run.teams = in_teams(run, work)
     for i in range(run.count):
         run.stages[i].team = min(limit, run.stages[i].weights // PART) if run.teams else 1
-    return 1 if run.teams else min(threads_of_rows(work, run.stages[0].rows.N), run.stages[0].rows.most)
+    return 1 if run.teams else threads_of_rows(work, run.stages[0].rows)
 
 
 cdef Py_ssize_t threads_for_rows(Run* run, double work) noexcept nogil:
