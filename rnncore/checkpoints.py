@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from rnncore.files import load_arrays, replacing, save_arrays
-from rnncore.layers import State
 from rnncore.models import Sequential
+from rnncore.network import State
 from rnncore.optimizers import Optimizer
 from rnncore.schedules import EarlyStopping, Schedule
 from rnncore.tasks.task import Batch, Task

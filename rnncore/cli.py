@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import click
 import numpy as np
 
 import rnncore
-from rnncore import kernels, recipes, tasks
+from rnncore import kernels, machine, recipes, tasks
 from rnncore.commands.bench import bench
 from rnncore.commands.chars import draw_gradients, sample_text, train_chars, train_words
 from rnncore.commands.common import (
@@ -75,19 +74,12 @@ def info() -> None:
     rows = {
         "rnncore": rnncore.__version__,
         "kernels": f"{kernels.active.name}, of {', '.join(kernels.available())}",
-        "threads": f"{rnncore.get_num_threads()}, of {_cores()} cores",
+        "threads": f"{rnncore.get_num_threads()}, of {machine.cores()} cores",
         "CPU": _cpu_name(),
         "Python": f"{platform.python_version()}, NumPy {np.__version__}",
     }
     for name, value in rows.items():
         click.echo(f"{name:8} {value}")
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu_name() -> str:

@@ -145,6 +145,6 @@ def _label(model: Sequential, stage: Stage) -> str:
     """Return the name of a stage: its layer's where it has weights."""
     if isinstance(stage, Recurrent | Linear):
         weight = (stage.weight_ih if isinstance(stage, Recurrent) else stage.weight).value
-        name = next(name for name, value in model.params.items() if value is weight)
+        name = next(name for name, value in model.params.items() if np.may_share_memory(value, weight))
         return f"layer {name.replace('weight_ih_', '').removesuffix('.weight')}"
     return {"Loss": "the loss", "Activation": "the output activation"}.get(type(stage).__name__, "a dropout")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import numpy.typing as npt
 
 from rnncore import checks, initializers, kernels
 from rnncore.files import load_arrays, save_arrays
-from rnncore.layers import GRU, LSTM, RNN, Embedding, Layer, Linear, Network, Recurrent, Seed, State
+from rnncore.layers import GRU, LSTM, RNN, Embedding, Layer, Linear, Recurrent
+from rnncore.network import Network, Seed, State
 from rnncore.plan import Plan
 
 CELLS: dict[str, type[Recurrent]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
@@ -40,7 +42,7 @@ class Sequential(Network):
 
     Attributes
     ----------
-    layers : dict of str to Layer
+    layers : mapping of str to Layer
     params, grads : dict of str to ndarray
         Of all layers, as ``"name.param"``.
 
@@ -59,21 +61,26 @@ class Sequential(Network):
         output_activation: str | None = None,
         seed: Seed = None,
     ) -> None:
-        super().__init__(seed)
+        checks.choice("output", output, OUTPUTS)
+        checks.choice("output_activation", output_activation, OUTPUT_ACTIVATIONS)
+        super().__init__(seed, output, output_activation)
         named = layers if isinstance(layers, Mapping) else {str(i): layer for i, layer in enumerate(layers)}
-        self.layers = dict(named)
-        _check_chain(self.layers)
+        _check_chain(named)
+        self._layers = dict(named)
         first = self.chain[0]
         self.input = first.inputs[0] if input is None else checks.choice("input", input, first.inputs)
-        self.output = checks.choice("output", output, OUTPUTS)
-        self.output_activation = checks.choice("output_activation", output_activation, OUTPUT_ACTIVATIONS)
         if self.output == "last" and not any(layer.states for layer in self.chain):
             raise ValueError("output='last' needs a recurrent layer")
 
     @property
+    def layers(self) -> Mapping[str, Layer]:
+        """The layers by name, first to last."""
+        return MappingProxyType(self._layers)
+
+    @property
     def chain(self) -> Sequence[Layer]:
         """The layers, first to last."""
-        return tuple(self.layers.values())
+        return tuple(self._layers.values())
 
     def kind_of(self, x: np.ndarray) -> str:
         """Return "tokens" or "dense": as what the model takes x."""
@@ -134,13 +141,12 @@ class Sequential(Network):
         state : as given
             After each sequence's last step.
         """
-        plan = self.run_forward(x, state, lengths, training)
-        return plan.read_logits(), self.wrap_states(plan.read_final())
+        return self._forward(x, state, lengths, training)
 
     def backward(
         self, dlogits: npt.ArrayLike | None, dstate: State = None
     ) -> tuple[np.ndarray | None, State]:
-        """Backpropagate through the latest ``forward(..., training=True)``, adding to the layers' `grads`.
+        """Backpropagate through this thread's latest ``forward(..., training=True)``, adding to `grads`.
 
         Parameters
         ----------
@@ -156,12 +162,14 @@ class Sequential(Network):
         dstate : as state
             Gradient with respect to the initial state.
         """
-        plan = self.run_backward(dlogits, dstate)
-        return plan.read_input_grad(), self.wrap_states(plan.read_initial_grad())
+        return self._backward(dlogits, dstate)
 
     def predict(self, x: npt.ArrayLike, lengths: npt.ArrayLike | None = None) -> np.ndarray:
-        """Return the output after its activation, (N, T, O) or (N, O); arguments as for `forward`."""
-        return self.run_forward(x, None, lengths, False).read_prediction()
+        """Return the output after its activation, (N, T, O) or (N, O); arguments as for `forward`.
+
+        Many sequences are run some at a time, so memory beyond x and the result stays small.
+        """
+        return self._infer(self.check_batch(x, None, lengths), Plan.read_prediction)[0]
 
     def stream(self, batch_size: int = 1) -> Stream:
         """Return a `Stream`, which runs the model one time step a call."""
@@ -264,7 +272,7 @@ class SequenceModel(Sequential):
 
     Attributes
     ----------
-    layers : dict of str to Layer
+    layers : mapping of str to Layer
         "embedding" (if any), "rnn" and "head".
 
     Raises

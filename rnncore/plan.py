@@ -6,14 +6,18 @@ caller's order, (N, T, ...); inside, the batch is packed (see `rnncore.rows`).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from rnncore import checks, kernels, losses
+from rnncore import checks, kernels, losses, machine
 from rnncore.rows import Rows, Variable, zeros
+
+ALWAYS_FITS = 1 << 28  # bytes for which nobody looks how much memory is free
 
 States = Sequence[Sequence[np.ndarray]]  # for each recurrent layer h, or h and c: (L * directions, N, H)
 
@@ -63,6 +67,24 @@ class Layer(Protocol):
     def grads(self) -> Mapping[str, np.ndarray]:
         """Their gradients."""
 
+    @property
+    def flat(self) -> Variable:
+        """All of them one after another, and all gradients."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """As what the layer takes its input: "dense", "tokens"."""
+
+    @property
+    def lock(self) -> threading.Lock:
+        """Held while a backward pass adds to the gradients."""
+
+    def check_state(self, name: str, state: Any, N: int) -> tuple[np.ndarray, ...]:
+        """Return the state of a recurrent layer as a tuple of arrays, checked."""
+
+    def numbers(self, training: bool) -> int:
+        """Return about how many numbers a plan holds for each time step of a sequence."""
+
     def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
         """Append the layer's stages to the plan and return their output."""
 
@@ -94,6 +116,7 @@ class Plan:
 
     Attributes
     ----------
+    layers : sequence of Layer
     kernels
         What the layers take their stages from.
     rows : Rows
@@ -132,7 +155,9 @@ class Plan:
         reduction: str = "mean",
         implementation: SimpleNamespace | None = None,
     ) -> None:
+        self.layers = layers
         self.kernels = implementation or kernels.active
+        _require_memory(layers, N, T, training)
         self.rows = Rows(N, T, self.kernels.num_threads_to_come())
         self.dtype = layers[0].dtype
         self.vocabulary = layers[0].in_features
@@ -145,6 +170,7 @@ class Plan:
         self.final: list[tuple[Variable, ...]] = []
         self.gradients: list[np.ndarray] = []  # of the states: zero before every backward pass
         self._masks: list[tuple[np.ndarray, float]] = []
+        self._nbytes = 0  # of variables and masks
         self._at_rest = True  # the initial state is zero
         self._bounds: tuple[float, float] = (0, self.vocabulary - 1)
         self._expected = f"but the vocabulary has ids 0 ... {self.vocabulary - 1}"
@@ -189,6 +215,11 @@ class Plan:
             self.stages.append(self.loss_stage)
         self._forward = self.kernels.Forward(self.stages)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return self._nbytes + sum(stage.nbytes for stage in self.stages)
+
     # what layers build from
 
     def variable(
@@ -199,7 +230,11 @@ class Plan:
         In training it has a gradient, which the one stage that reads it fills.
         """
         value = zeros((room + shape[0], *shape[1:]), self.dtype)[room:]
-        return Variable(value, zeros(shape, self.dtype) if grad and self.training else None, room, bounded)
+        self._nbytes += value.nbytes
+        if not (grad and self.training):
+            return Variable(value, None, room, bounded)
+        self._nbytes += value.nbytes
+        return Variable(value, zeros(shape, self.dtype), room, bounded)
 
     def weights(self, layer: Layer, names: Sequence[str]) -> tuple[Variable, ...]:
         """Return parameters of a layer, with their gradients if the plan is for training."""
@@ -223,6 +258,7 @@ class Plan:
     def mask(self, H: int, rate: float) -> np.ndarray:
         """Return the mask of a dropout stage, which `draw` fills."""
         mask = np.ones((self.rows.N * self.rows.T, H), self.dtype)
+        self._nbytes += mask.nbytes
         self._masks.append((mask, rate))
         return mask
 
@@ -283,11 +319,19 @@ class Plan:
         assert wrong is not None
         raise ValueError(f"{name}{self._place(wrong, last)} = {values[wrong]}, {expected}")
 
+    @property
+    def draws(self) -> bool:
+        """Whether `draw` takes anything from its generator."""
+        return bool(self._masks)
+
     def draw(self, rng: np.random.Generator) -> None:
-        """Draw the masks of all dropout stages."""
+        """Draw the masks of all dropout stages, in the caller's order: so no number of threads changes them."""
+        if not self._masks:
+            return
+        places = self.rows.places()
         for mask, rate in self._masks:
             kept = rng.random((self.rows.M, mask.shape[1]), self.dtype) >= rate
-            np.multiply(kept, 1 / (1 - rate), out=mask[: self.rows.M], casting="same_kind")
+            np.multiply(kept[places], 1 / (1 - rate), out=mask[: self.rows.M], casting="same_kind")
 
     def load_gradients(self, dy: np.ndarray | None, dstates: States | None) -> None:
         """Take in the gradients that arrive at the output and at the final states."""
@@ -339,8 +383,13 @@ class Plan:
         """Find the gradients of the data, and add to those of the weights."""
         for stage in reversed(self.stages):
             stage.backward()
-        for stage in self.stages:
-            stage.accumulate()
+        with ExitStack() as held:
+            for layer in sorted(
+                self.layers, key=id
+            ):  # in one order, so that no two threads wait for each other
+                held.enter_context(layer.lock)
+            for stage in self.stages:
+                stage.accumulate()
 
     # results out, as copies in the caller's order
 
@@ -406,22 +455,50 @@ class Plan:
         return f"[{', '.join(map(str, [*place, *rest]))}]"
 
 
+def _require_memory(layers: Sequence[Layer], N: int, T: int, training: bool) -> None:
+    """Raise MemoryError for a batch whose buffers cannot fit, before they are allocated."""
+    numbers = sum(layer.numbers(training) for layer in layers) + layers[0].in_features
+    needed = N * T * numbers * layers[0].dtype.itemsize
+    if needed > ALWAYS_FITS and needed > (free := machine.free_memory()):
+        raise MemoryError(
+            f"a batch of N = {N} sequences of T = {T} steps needs about {needed / 2**30:.3g} GiB of buffers, and "
+            f"{free / 2**30:.3g} GiB are free: give fewer or shorter sequences at a time"
+        )
+
+
 class Plans:
-    """The latest few plans of a model: shapes that come again find theirs laid out."""
+    """Plans that no pass is using, by shape: a pass takes one out, and gives it back when it is done.
 
-    def __init__(self, size: int = 8) -> None:
-        self._size = size
-        self._plans: dict[Hashable, Plan] = {}
-        self._key: Hashable = None  # of the latest one
-        self._plan: Plan
+    So no two passes share buffers, whichever threads they run on. The plans used last are kept, so that shapes
+    that come again find theirs laid out.
 
-    def get(self, key: Hashable, make: Callable[[], Plan]) -> Plan:
-        """Return the plan of that key, made now if it is new."""
-        if key == self._key:  # mostly; to find it so takes less than to hash the key
-            return self._plan
-        plan = self._plans.pop(key, None) or make()
-        self._plans[key] = plan  # the latest stands last
-        if len(self._plans) > self._size:
-            del self._plans[next(iter(self._plans))]
-        self._key, self._plan = key, plan
-        return plan
+    Parameters
+    ----------
+    count : int
+        Plans kept at most.
+    room : int
+        Bytes that all of them may take up, unless there is only one.
+    """
+
+    def __init__(self, count: int = 8, room: int = 1 << 28) -> None:
+        self._count, self._room = count, room
+        self._lock = threading.Lock()
+        self._idle: list[tuple[Hashable, Plan]] = []  # the one given back last stands last
+
+    def take(self, key: Hashable, make: Callable[[], Plan]) -> Plan:
+        """Return a plan of that key for the caller alone, made now if none is idle."""
+        with self._lock:
+            for i in range(len(self._idle) - 1, -1, -1):
+                if self._idle[i][0] == key:
+                    return self._idle.pop(i)[1]
+        return make()
+
+    def give_back(self, key: Hashable, plan: Plan) -> None:
+        """Keep a plan for the next pass of its key."""
+        with self._lock:
+            self._idle.append((key, plan))
+            while len(self._idle) > 1 and (len(self._idle) > self._count or self._bytes() > self._room):
+                del self._idle[0]
+
+    def _bytes(self) -> int:
+        return sum(plan.nbytes for _, plan in self._idle)

@@ -8,16 +8,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rnncore import checks, kernels, losses, optimizers
 from rnncore.checkpoints import Course, Epochs, History, sweep
-from rnncore.layers import Seed, State
 from rnncore.models import Sequential
+from rnncore.network import Seed, State
 from rnncore.plan import Plan, Plans
 from rnncore.schedules import EarlyStopping, Schedule, describe
 from rnncore.tasks.task import Batch, Task
@@ -126,9 +126,12 @@ class Trainer:
             (self.rng,) = self.rng.spawn(1)
         self.optimizer = optimizers.get(optimizer)
         self.optimizer.bind([layer.flat for layer in model.chain])
+        self._turn = threading.RLock()  # held by the thread that trains
         self._plans = Plans()
+        self._key: Hashable = None  # of the latest step's plan, which the trainer keeps to itself
         self._latest: Plan | None = None
         self._state: State = None
+        self._predicted = False  # the plan still holds what the latest step predicted
 
     def step(
         self,
@@ -162,14 +165,20 @@ class Trainer:
         FloatingPointError
             If the loss or a gradient is infinite or no number. In all cases the parameters stay unchanged.
         """
-        plan = self._load(x, y, lengths, state, training=True)
-        plan.draw(self.model.rng)
-        self._latest, self._state = plan, None
-        step = plan.step
-        loss: float = step.run()
-        if not (math.isfinite(loss) and math.isfinite(step.norm)):
-            self._stop(plan)
-        return loss
+        self._take_turn()
+        try:
+            inputs, targets = checks.array("x", x), checks.array("y", y)
+            key, plan = self._plan_for(inputs, targets)
+            try:
+                self._load(plan, inputs, targets, lengths, state)
+                loss = self._run(plan)
+            except BaseException:
+                self._refuse(key, plan)
+                raise
+            self._keep(key, plan)
+            return loss
+        finally:
+            self._turn.release()
 
     def accumulate(self, batches: Sequence[Batch]) -> float:
         """Make one update from several batches, by the mean of their gradients (reduction "sum": by the sum).
@@ -194,17 +203,74 @@ class Trainer:
         if not batches:
             raise ValueError("batches must not be empty")
         share = 1 / len(batches) if self.reduction == "mean" else 1.0
-        total = 0.0
-        for k, batch in enumerate(batches, 1):
-            state = self.state if batch.carry else None
-            plan = self._load(batch.x, batch.y, batch.lengths, state, training=True)
-            plan.draw(self.model.rng)
-            self._latest, self._state = plan, None
-            step = plan.step
-            total += step.run(k == 1, k == len(batches), share)
-            if not (math.isfinite(step.loss) and math.isfinite(step.norm)):
-                self._stop(plan)
+        generator = self.model.rng.bit_generator.state
+        state, total = self.state, 0.0
+        used: list[tuple[Hashable, Plan]] = []
+        self._take_turn()
+        try:
+            for k, batch in enumerate(batches, 1):
+                inputs, targets = checks.array("x", batch.x), checks.array("y", batch.y)
+                key = _key(inputs, targets)
+                plan = self._plans.take(key, lambda: self._lay_out(inputs, targets, True))  # noqa: B023
+                used.append((key, plan))
+                self._load(plan, inputs, targets, batch.lengths, state if batch.carry else None)
+                total += self._run(plan, k == 1, k == len(batches), share)
+                if k < len(batches):
+                    state = self.model.wrap_states(plan.read_final())
+                    self._plans.give_back(*used.pop())
+        except BaseException:
+            self.model.rng.bit_generator.state = generator
+            for key, plan in used:
+                self._plans.give_back(key, plan)
+            raise
+        else:
+            self._keep(*used.pop())
+        finally:
+            self._turn.release()
         return total * share
+
+    def _take_turn(self) -> None:
+        """Begin what one thread alone may do at a time."""
+        if not self._turn.acquire(blocking=False):
+            raise RuntimeError(
+                "another thread is training with this Trainer: give every thread one of its own"
+            )
+
+    def _plan_for(self, x: np.ndarray, y: np.ndarray) -> tuple[Hashable, Plan]:
+        """Return a training plan for such a batch: mostly that of the step before."""
+        key = _key(x, y)
+        if self._latest is not None and key == self._key:
+            return key, self._latest
+        return key, self._plans.take(key, lambda: self._lay_out(x, y, True))
+
+    def _keep(self, key: Hashable, plan: Plan) -> None:
+        """Let a plan be that of the latest step."""
+        if plan is not self._latest:
+            if self._latest is not None:
+                self._plans.give_back(self._key, self._latest)
+            self._key, self._latest = key, plan
+        self._state, self._predicted = None, True
+
+    def _refuse(self, key: Hashable, plan: Plan) -> None:
+        """Leave everything as it was before a step."""
+        if plan is not self._latest:
+            self._plans.give_back(key, plan)
+
+    def _run(self, plan: Plan, first: bool = True, last: bool = True, factor: float = 1.0) -> float:
+        """Learn from the batch that a plan holds; arguments as for its step."""
+        rng = self.model.rng
+        generator = rng.bit_generator.state if plan.draws else None
+        plan.draw(rng)
+        step = plan.step
+        loss: float = step.run(first, last, factor)
+        if not (math.isfinite(loss) and math.isfinite(step.norm)):
+            message = self._diagnose(plan)
+            step.restore()
+            self._predicted = self._predicted and plan is not self._latest
+            if generator:
+                rng.bit_generator.state = generator
+            raise FloatingPointError(message)
+        return loss
 
     @property
     def grad_norm(self) -> float:
@@ -213,16 +279,19 @@ class Trainer:
 
     @property
     def state(self) -> State:
-        """State after the latest step, as a copy; None before the first."""
+        """State after the latest step that was not refused, as a copy; None before the first."""
         if self._latest is not None and self._state is None:
             self._state = self.model.wrap_states(self._latest.read_final())
         return self._state
 
     @property
     def prediction(self) -> np.ndarray:
-        """What the model predicted for the batch of the latest step before its update, as by `predict`."""
-        if self._latest is None:
-            raise RuntimeError("prediction needs a step before it")
+        """What the model predicted for the batch of the latest step before its update, as by `predict`.
+
+        A step that ends in FloatingPointError takes it away.
+        """
+        if self._latest is None or not self._predicted:
+            raise RuntimeError("prediction needs a step before it that was not refused")
         return self._latest.read_prediction()
 
     def fit(
@@ -411,37 +480,36 @@ class Trainer:
         state
             After each sequence's last step.
         """
-        plan = self._load(x, y, lengths, state, training=False)
-        plan.pack()
-        plan.forward()
-        return plan.read_loss(), plan.count, self.model.wrap_states(plan.read_final())
+        inputs, targets = checks.array("x", x), checks.array("y", y)
+        key = (*_key(inputs, targets), "measure")
+        plan = self._plans.take(key, lambda: self._lay_out(inputs, targets, training=False))
+        try:
+            self._load(plan, inputs, targets, lengths, state)
+            plan.pack()
+            plan.forward()
+            return plan.read_loss(), plan.count, self.model.wrap_states(plan.read_final())
+        finally:
+            self._plans.give_back(key, plan)
 
     def evaluate(self, task: Task) -> dict[str, float]:
         """Return how well the model does on what the task holds out: ``task.evaluate(model)``."""
         return task.evaluate(self.model)
 
     def _load(
-        self, x: npt.ArrayLike, y: npt.ArrayLike, lengths: npt.ArrayLike | None, state: State, training: bool
-    ) -> Plan:
-        """Check a batch and take it into a plan."""
-        inputs, targets = checks.array("x", x), checks.array("y", y)
-        # a plan was checked against the shapes and dtypes that it is found by
-        plan = self._plans.get(
-            (inputs.shape, inputs.dtype, targets.shape, targets.dtype, training),
-            lambda: self._lay_out(inputs, targets, training),
-        )
+        self, plan: Plan, x: np.ndarray, y: np.ndarray, lengths: npt.ArrayLike | None, state: State
+    ) -> None:
+        """Take a batch into a plan for its shapes and dtypes, whose values alone are left to check."""
         rows = plan.rows
         steps = None if lengths is None else checks.lengths(lengths, rows.N, rows.T)
         states = None if state is None else self.model.check_states("state", state, rows.N)
         before, shares = None if rows.full else rows.callers_lengths(), rows.shares
         try:
-            plan.load(inputs, steps, states)
-            plan.load_target(targets)
+            plan.load(x, steps, states)
+            plan.load_target(y)
         except ValueError:
             rows.arrange(before)  # state and prediction of the latest step are still to be read
             rows.share(shares)
             raise
-        return plan
 
     def _lay_out(self, x: np.ndarray, y: np.ndarray, training: bool) -> Plan:
         """Check shapes and dtypes of a batch and return a plan for such ones."""
@@ -467,6 +535,7 @@ class Trainer:
             plan.step = kernels.active.Step(
                 plan.stages,
                 plan.gradients,
+                [state.value for layer in plan.final for state in layer],
                 self.optimizer.rules,
                 self.optimizer.settings,
                 clip_norm=math.inf if self.clip_norm is None else self.clip_norm,
@@ -474,17 +543,19 @@ class Trainer:
             )
         return plan
 
-    def _stop(self, plan: Plan) -> NoReturn:
-        """Raise FloatingPointError for a step that failed, as if it had not been."""
+    def _diagnose(self, plan: Plan) -> str:
+        """Return why a step failed, and where."""
         from rnncore import diagnosis  # brings the NumPy kernels along
 
         loss, norm = plan.step.loss, plan.step.norm
         what = f"the norm of the gradients is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
         where = diagnosis.locate(self.model, plan, self.reduction)
-        self._state = self.model.wrap_states(plan.read_initial())
-        raise FloatingPointError(
-            f"{what} at update {self.optimizer.steps + 1}: the parameters stay as they were. {where}"
-        )
+        return f"{what} at update {self.optimizer.steps + 1}: the parameters stay as they were. {where}"
+
+
+def _key(x: np.ndarray, y: np.ndarray) -> tuple[Any, ...]:
+    """Return what plans are found by: they were checked against these shapes and dtypes."""
+    return x.shape, x.dtype, y.shape, y.dtype
 
 
 def _report(bar: Any, loss: list[float], lr: float) -> None:

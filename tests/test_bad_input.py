@@ -57,9 +57,9 @@ def test_any_form_of_numbers(form):
     np.testing.assert_array_equal(model.predict(form(X), form(lengths)), expected)
     layer = rc.GRU(D, 3, seed=0)
     state, dy = np.ones((1, N, 3), np.float32), np.ones((N, T, 3), np.float32)
-    y, final = layer.forward(X, state)
+    y, final = layer.forward(X, state, training=True)
     dx, dstate = layer.backward(dy)
-    again, last = layer.forward(form(X), form(state))
+    again, last = layer.forward(form(X), form(state), training=True)
     np.testing.assert_array_equal(again, y)
     np.testing.assert_array_equal(last, final)
     for found, array in zip(layer.backward(form(dy)), (dx, dstate), strict=True):
@@ -239,7 +239,7 @@ def test_wrong_state_of_several_layers():
 )
 def test_wrong_gradients(dy, error, message):
     layer = rc.GRU(D, 3)
-    layer.forward(X)
+    layer.forward(X, training=True)
     with pytest.raises(error, match=message):
         layer.backward(dy)
     with pytest.raises(ValueError, match=r"dstate must have shape \(1, 3, 3\) for a batch of N = 3"):

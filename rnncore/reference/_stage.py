@@ -20,6 +20,12 @@ class Stage:
 
     rows: Rows
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that belong to the stage alone."""
+        own = (value if isinstance(value, list) else [value] for value in vars(self).values())
+        return sum(a.nbytes for arrays in own for a in arrays if isinstance(a, np.ndarray))
+
     def pack(self) -> None:
         """Read the weights; NumPy reads them in place."""
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from rnncore import checks, pictures
-from rnncore.layers import State
 from rnncore.models import SequenceModel, Sequential
+from rnncore.network import State
 from rnncore.tasks.task import Batch
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rnncore import checks
-from rnncore.layers import Seed
 from rnncore.models import Sequential
+from rnncore.network import Seed
 
 
 def distribution(
