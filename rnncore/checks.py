@@ -96,6 +96,15 @@ def integers(name: str, value: npt.ArrayLike, what: str) -> np.ndarray:
     return found
 
 
+def flags(name: str, value: npt.ArrayLike, expected: Sequence[int | str]) -> np.ndarray:
+    """Return value as an array of booleans of the expected shape."""
+    found = array(name, value)
+    if found.dtype != bool:
+        raise TypeError(f"{name} must hold True or False, got dtype {found.dtype}")
+    shape(name, found, expected)
+    return found
+
+
 def shape(name: str, found: np.ndarray, expected: Sequence[int | str]) -> None:
     """Raise unless `found` has the expected shape; a letter stands for any size."""
     fits = found.ndim == len(expected) and all(

@@ -81,6 +81,10 @@ class Layer(Network):
         """Return "tokens" or "dense": as what the layer takes x."""
         return self.inputs[0]
 
+    def check_state(self, name: str, state: State, N: int) -> tuple[np.ndarray, ...]:
+        """Return the state as a tuple of arrays, checked; most layers have none."""
+        return ()
+
     @abstractmethod
     def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
         """Append the layer's stages to a plan and return their output.

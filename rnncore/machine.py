@@ -13,13 +13,13 @@ MEMINFO = Path("/proc/meminfo")
 
 
 def cores() -> int:
-    """Return how many cores this process may use: those it is bound to, or fewer by the quota of its container."""
+    """Return how many cores this process may use, by its affinity and by the quota of its container."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(bound, _quota())))
 
 
 def _quota() -> float:
-    """Return the cores' worth of time that control groups (version 2, then 1) grant; infinity without a limit."""
+    """Return how many cores' time control groups of version 2 or 1 grant: infinity without a limit."""
     quota, _, period = _read(CGROUP / "cpu.max").partition(" ")
     if not quota:
         quota, period = (_read(CGROUP / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
@@ -31,7 +31,7 @@ def _quota() -> float:
 
 
 def free_memory() -> float:
-    """Return the bytes that this process can still allocate without swapping; infinity where nothing tells."""
+    """Return the bytes that this process can still allocate: infinity where nothing tells."""
     fields = dict(line.split(":", 1) for line in _read(MEMINFO).splitlines() if ":" in line)
     try:
         free = float(fields["MemAvailable"].split()[0]) * 1024

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -169,7 +171,7 @@ class Sequential(Network):
 
         Many sequences are run some at a time, so memory beyond x and the result stays small.
         """
-        return self._infer(self.check_batch(x, None, lengths), Plan.read_prediction)[0]
+        return self._infer(self.check_batch(x, None, lengths), Network._predictions)[0]
 
     def stream(self, batch_size: int = 1) -> Stream:
         """Return a `Stream`, which runs the model one time step a call."""
@@ -340,6 +342,9 @@ class SequenceModel(Sequential):
 class Stream:
     """A model that runs one time step a call, on buffers made once; it keeps the weights it was made with.
 
+    One thread at a time may use it; give every thread a stream of its own. It can be copied and pickled, with
+    its weights and where it stands.
+
     Parameters
     ----------
     model : Sequential
@@ -358,6 +363,7 @@ class Stream:
                 "a bidirectional model cannot be streamed: its reverse direction begins at the end"
             )
         N = checks.integer("batch_size", batch_size)
+        self._turn = threading.Lock()
         self._model = copy.deepcopy(model)  # training the model further leaves the stream alone
         self._plan = plan = Plan(
             self._model.chain,
@@ -373,14 +379,14 @@ class Stream:
         plan.rows.share(self._forward.shares)
         self._forward.pack()
         self._x, self._y = plan.x.value, plan.prediction.value
-        self._shape = self._x.shape
+        self._shape, self._dtype = self._x.shape, self._x.dtype
 
     def step(self, x_t: npt.ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
         """Run one time step.
 
         Parameters
         ----------
-        x_t : array_like, (N, D) numbers or (N,) token ids
+        x_t : array_like, (N, D) finite numbers or (N,) token ids
         out : ndarray (N, O), optional
             Where to put the result.
 
@@ -388,34 +394,78 @@ class Stream:
         -------
         y : ndarray, (N, O)
             What `Sequential.predict` gives for this step: `out`, or a buffer that the next step overwrites.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If x_t has another shape or dtype, or holds NaN, infinity or an unknown token. The stream then
+            stands where it stood.
+        RuntimeError
+            If another thread is using the stream.
         """
-        if not (type(x_t) is np.ndarray and x_t.shape == self._shape and x_t.dtype is self._x.dtype):
-            x_t = checks.integers("x_t", x_t, "token ids") if self._x.ndim == 1 else checks.dense("x_t", x_t)
-            checks.shape("x_t", x_t, self._shape)
-        if out is not None:
-            checks.output("out", out, self._y)
-        if not self._plan.intake.take(x_t):  # one step of all sequences is packed as it is
-            (n,) = checks.first_outside(self._x, (0, self._plan.vocabulary - 1)) or ()
-            expected = f"the vocabulary has ids 0 ... {self._plan.vocabulary - 1}"
-            raise ValueError(f"x_t[{n}] = {self._x[n]}, but {expected}")
-        self._forward.run()
-        if out is None:
-            return self._y
-        np.copyto(out, self._y)
-        return out
+        self._take_turn()
+        try:
+            if not (type(x_t) is np.ndarray and x_t.shape == self._shape and x_t.dtype is self._dtype):
+                x_t = self._check(x_t)
+            if out is not None:
+                checks.output("out", out, self._y)
+            self._plan.load_step(x_t)
+            self._forward.run()
+            if out is None:
+                return self._y
+            np.copyto(out, self._y)
+            return out
+        finally:
+            self._turn.release()
+
+    def _take_turn(self) -> None:
+        if not self._turn.acquire(False):
+            raise RuntimeError("another thread is using this stream: give every thread a stream of its own")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self._take_turn()
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _check(self, x_t: npt.ArrayLike) -> np.ndarray:
+        tokens = self._x.ndim == 1
+        found = checks.integers("x_t", x_t, "token ids") if tokens else checks.dense("x_t", x_t)
+        checks.shape("x_t", found, self._shape)
+        return found
 
     @property
     def state(self) -> State:
         """A copy of the state after the latest step; assign one to go on from there."""
-        return self._model.wrap_states(self._plan.read_initial())
+        with self._alone():
+            return self._model.wrap_states(self._plan.read_initial())
 
     @state.setter
     def state(self, state: State) -> None:
-        self._plan.load_states(self._model.check_states("state", state, self._plan.rows.N))
+        found = self._model.check_states("state", state, self._plan.rows.N)
+        with self._alone():
+            self._plan.load_states(found)
 
-    def reset(self) -> None:
-        """Go back to the zero state."""
-        self.state = None
+    def reset(self, rows: npt.ArrayLike | None = None) -> None:
+        """Go back to the zero state.
+
+        Parameters
+        ----------
+        rows : array_like of bool, (N,), optional
+            The sequences that begin anew; all of them if not given.
+        """
+        chosen = None if rows is None else checks.flags("rows", rows, (self._plan.rows.N,))
+        with self._alone():
+            self._plan.reset_states(chosen)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self._model, "batch_size": self._plan.rows.N, "state": self.state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Stream.__init__(self, state["model"], state["batch_size"])
+        self.state = state["state"]
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:

@@ -134,16 +134,25 @@ class Network(ABC):
         N, T = found.shape[:2]
         return Checked(found, tokens, checks.lengths(lengths, N, T), self.check_states("state", state, N))
 
-    def run(self, x: npt.ArrayLike, lengths: npt.ArrayLike | None = None, state: State = None) -> Pass:
-        """Make a forward pass that can be sent back, and that nobody else's passes touch.
+    def run(
+        self,
+        x: npt.ArrayLike,
+        lengths: npt.ArrayLike | None = None,
+        state: State = None,
+        *,
+        dropout: bool = True,
+    ) -> Pass:
+        """Make a forward pass that can be sent back, and that no other pass touches.
 
-        Any number of passes may be held at once, each with its own `Pass.backward`: of siamese networks, of
-        the steps of a loop, or of the nodes of another framework's graph. Dropout acts, as in training.
+        Any number of passes may be held at once, each with its own `Pass.backward`: those of a siamese
+        network, of the steps of a loop, or of the nodes of another framework's graph.
 
         Parameters
         ----------
         x, lengths, state
             As for `forward`.
+        dropout : bool, default True
+            Drop out, as in training.
 
         Returns
         -------
@@ -157,9 +166,10 @@ class Network(ABC):
         >>> right.backward(right.output - left.output)
         """
         batch = self.check_batch(x, state, lengths)
+        dropout = checks.flag("dropout", dropout)
         key, plan = self._take(batch, training=True)
         plan.load(batch.x, batch.lengths, batch.states)
-        plan.draw(self.rng)
+        plan.draw(self.rng if dropout else None)
         plan.pack()
         plan.forward()
         return Pass(self, key, plan)
@@ -169,7 +179,7 @@ class Network(ABC):
     ) -> tuple[np.ndarray, State]:
         """Run a batch; in training, the pass is held for this thread's next call of `_backward`."""
         if not checks.flag("training", training):
-            return self._infer(self.check_batch(x, state, lengths), Plan.read_logits)
+            return self._infer(self.check_batch(x, state, lengths), Network._outputs)
         latest = self.run(x, lengths, state)
         self._drop_latest()
         self._latest.pass_ = latest
@@ -189,13 +199,13 @@ class Network(ABC):
         self._drop_latest()
         return found
 
-    def _infer(self, batch: Checked, read: Callable[[Plan], np.ndarray]) -> tuple[np.ndarray, State]:
-        """Run a batch without a backward pass; returns what `read` does, and the final state.
+    def _infer(self, batch: Checked, read: Reader) -> tuple[np.ndarray, State]:
+        """Run a batch without a backward pass and return what `read` does.
 
         Many sequences are run some at a time, which changes no bit and bounds the memory that it takes.
         """
         N, T = batch.x.shape[:2]
-        rows = self._rows_at_once(N, T)
+        rows = N if N <= FEWEST_ROWS else self._rows_at_once(N, T)
         if rows == N:
             return self._infer_some(batch, read)
         out: np.ndarray | None = None
@@ -208,21 +218,29 @@ class Network(ABC):
         assert out is not None
         return out, _join(states)
 
-    def _infer_some(self, batch: Checked, read: Callable[[Plan], np.ndarray]) -> tuple[np.ndarray, State]:
+    def _infer_some(self, batch: Checked, read: Reader) -> tuple[np.ndarray, State]:
         key, plan = self._take(batch, training=False)
         try:
             plan.load(batch.x, batch.lengths, batch.states)
             plan.pack()
             plan.forward()
-            return read(plan), self.wrap_states(plan.read_final())
+            return read(self, plan)
         finally:
             self._plans.give_back(key, plan)
 
     def _rows_at_once(self, N: int, T: int) -> int:
-        """Return how many sequences of a batch are run at a time without a backward pass."""
+        """Return how many sequences of a large batch are run at a time without a backward pass."""
         numbers = max(T * sum(layer.numbers(training=False) for layer in self.chain), 1)
         rows = max(AT_ONCE // (numbers * self.chain[0].dtype.itemsize), FEWEST_ROWS)
-        return math.ceil(N / math.ceil(N / rows)) if N else N
+        return math.ceil(N / math.ceil(N / rows))
+
+    def _outputs(self, plan: Plan) -> tuple[np.ndarray, State]:
+        """Return what `forward` does."""
+        return plan.read_logits(), self.wrap_states(plan.read_final())
+
+    def _predictions(self, plan: Plan) -> tuple[np.ndarray, State]:
+        """Return what `predict` does, and no state."""
+        return plan.read_prediction(), None
 
     def _take(self, batch: Checked, training: bool) -> tuple[Hashable, Plan]:
         """Return a plan for a batch, for the caller alone, and the key to give it back by."""
@@ -255,6 +273,9 @@ class Network(ABC):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state | {"_plans": Plans(), "_latest": threading.local()}
+
+
+Reader = Callable[[Network, Plan], tuple[np.ndarray, State]]  # takes an output and a state out of a plan
 
 
 class Checked(NamedTuple):
@@ -296,15 +317,14 @@ class Pass:
     def __init__(self, network: Network, key: Hashable, plan: Plan) -> None:
         self._network, self._key = network, key
         self._plan: Plan | None = plan
-        self.output = plan.read_logits()
-        self.state = network.wrap_states(plan.read_final())
+        self.output, self.state = network._outputs(plan)
 
     def backward(
         self, dy: npt.ArrayLike | None = None, dstate: State = None
     ) -> tuple[np.ndarray | None, State]:
         """Backpropagate through this pass, once; parameter gradients are added to the layers' `grads`.
 
-        The gradients are those at the weights of the forward pass, so write into the parameters only after it.
+        Write into the parameters only after it: gradients are those at the weights of the forward pass.
 
         Parameters
         ----------

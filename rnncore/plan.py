@@ -31,6 +31,10 @@ def gradient(variable: Variable) -> np.ndarray:
 class Stage(Protocol):
     """A kernel with its arrays bound."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers that belong to the stage alone."""
+
     def pack(self) -> None:
         """Read the weights."""
 
@@ -179,7 +183,8 @@ class Plan:
         else:
             self.x = self.variable((N * T, layers[0].in_features), grad=input_grads)
             self._bounds, self._expected = checks.finite(self.dtype), "expected a finite number"
-        checked = tokens or loss  # NaN passes through a network, but nothing is learnt from it
+        # NaN passes through a network, but nothing is learnt from it, and a stream would never forget it
+        checked = tokens or loss or streaming
         self.intake = self.kernels.Intake(self.rows, self.x.value, self._bounds if checked else None)
 
         last_recurrent = max((i for i, layer in enumerate(layers) if layer.states), default=len(layers))
@@ -280,6 +285,25 @@ class Plan:
             self._refuse("x", self.x.value[: self.rows.M], self._bounds, self._expected)
         self.load_states(states)
 
+    def load_step(self, x_t: np.ndarray) -> None:
+        """Take the next step of a stream in: (N, D) or (N,), whose values alone are left to check.
+
+        Raises
+        ------
+        ValueError
+            If a value is no finite number, or a token id is outside the vocabulary.
+        """
+        if not self.intake.take(x_t):  # one step of all sequences is packed as it is
+            wrong = checks.first_outside(self.x.value, self._bounds) or ()
+            place = ", ".join(map(str, wrong))
+            raise ValueError(f"x_t[{place}] = {self.x.value[wrong]}, {self._expected}")
+
+    def reset_states(self, rows: np.ndarray | None) -> None:
+        """Zero the initial states of some sequences of a stream, or of all."""
+        for layer in self.initial:
+            for variable in layer:
+                variable.value[:, slice(None) if rows is None else rows] = 0
+
     def load_states(self, states: States | None) -> None:
         """Take the initial states in, which are zero if None."""
         if states is None and self._at_rest and not self.streaming:
@@ -324,12 +348,16 @@ class Plan:
         """Whether `draw` takes anything from its generator."""
         return bool(self._masks)
 
-    def draw(self, rng: np.random.Generator) -> None:
-        """Draw the masks of all dropout stages, in the caller's order: so no number of threads changes them."""
-        if not self._masks:
-            return
-        places = self.rows.places()
+    def draw(self, rng: np.random.Generator | None) -> None:
+        """Draw the masks of all dropout stages, or with None let everything through.
+
+        They are drawn in the caller's order, which no number of threads changes.
+        """
+        places = self.rows.places() if self._masks and rng else None
         for mask, rate in self._masks:
+            if rng is None:
+                mask.fill(1)
+                continue
             kept = rng.random((self.rows.M, mask.shape[1]), self.dtype) >= rate
             np.multiply(kept[places], 1 / (1 - rate), out=mask[: self.rows.M], casting="same_kind")
 
@@ -461,16 +489,16 @@ def _require_memory(layers: Sequence[Layer], N: int, T: int, training: bool) -> 
     needed = N * T * numbers * layers[0].dtype.itemsize
     if needed > ALWAYS_FITS and needed > (free := machine.free_memory()):
         raise MemoryError(
-            f"a batch of N = {N} sequences of T = {T} steps needs about {needed / 2**30:.3g} GiB of buffers, and "
-            f"{free / 2**30:.3g} GiB are free: give fewer or shorter sequences at a time"
+            f"a batch of N = {N} sequences of T = {T} steps needs about {needed / 2**30:.3g} GiB of buffers, "
+            f"and {free / 2**30:.3g} GiB are free: give fewer or shorter sequences at a time"
         )
 
 
 class Plans:
     """Plans that no pass is using, by shape: a pass takes one out, and gives it back when it is done.
 
-    So no two passes share buffers, whichever threads they run on. The plans used last are kept, so that shapes
-    that come again find theirs laid out.
+    So no two passes share buffers, whichever threads they run on. The plans used last are kept, so that
+    shapes that come again find theirs laid out.
 
     Parameters
     ----------

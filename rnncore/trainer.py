@@ -210,7 +210,7 @@ class Trainer:
         try:
             for k, batch in enumerate(batches, 1):
                 inputs, targets = checks.array("x", batch.x), checks.array("y", batch.y)
-                key = _key(inputs, targets)
+                key: Hashable = _key(inputs, targets)
                 plan = self._plans.take(key, lambda: self._lay_out(inputs, targets, True))  # noqa: B023
                 used.append((key, plan))
                 self._load(plan, inputs, targets, batch.lengths, state if batch.carry else None)
@@ -220,8 +220,8 @@ class Trainer:
                     self._plans.give_back(*used.pop())
         except BaseException:
             self.model.rng.bit_generator.state = generator
-            for key, plan in used:
-                self._plans.give_back(key, plan)
+            for kept in used:
+                self._plans.give_back(*kept)
             raise
         else:
             self._keep(*used.pop())

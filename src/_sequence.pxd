@@ -375,9 +375,11 @@ cdef inline void store_final(Sequence* s, real* kind, const Band* band) noexcept
 cdef inline void load_final_gradient(
     const Sequence* s, const State* state, real* dh, const Band* band,
 ) noexcept nogil:
+    """Padding begins from zero too: an earlier pass may have left infinity times zero there."""
     cdef Py_ssize_t n
     for n in range(band.first, band.last):
         copy_bytes(dh + n * s.stride, <const real*>state.d_final + n * s.H, s.H * sizeof(real))
+        fill_bytes(dh + n * s.stride + s.H, 0, (s.stride - s.H) * sizeof(real))
 
 
 cdef inline void add_initial_gradient(

@@ -38,6 +38,7 @@ cdef enum:
     HALF = 8                     # rows that each half of a batch must have for sums of its own,
     SUMS = 1 << 20               # and bytes of these at most: a core's cache holds them
 
+cdef double MOMENT = 1e5         # multiply-adds of a forward pass that is over before another Python thread could begin
 cdef double SHARE = 1e6          # multiply-adds of a forward pass below which another thread does not pay
 
 cdef Py_ssize_t limit = 1
@@ -418,11 +419,19 @@ cdef class Forward:
     def run(self):
         """Compute the outputs from the inputs."""
         cdef Run* run = &self.run_
+        cdef double work
         if run.count == 0:
             return
-        with nogil:
-            rnn_parallel(forward_share, run, threads_for_rows(run, work_of(run)))
-            finish(run)
+        work = work_of(run)
+        if work < MOMENT:
+            self.forward(work)
+        else:
+            with nogil:
+                self.forward(work)
+
+    cdef void forward(self, double work) noexcept nogil:
+        rnn_parallel(forward_share, &self.run_, threads_for_rows(&self.run_, work))
+        finish(&self.run_)
 
 
 cdef class Rule:

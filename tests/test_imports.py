@@ -12,6 +12,7 @@ import rnncore
 PACKAGE = Path(rnncore.__file__).parent
 # each may import what stands before it
 ORDER = [
+    "machine",
     "rows",
     "reference",
     "kernels",
@@ -22,6 +23,7 @@ ORDER = [
     "losses",
     "optimizers",
     "plan",
+    "network",
     "layers",
     "models",
     "pictures",
