@@ -194,8 +194,11 @@ def test_tiles_are_as_accurate_as_multiply_adds(size):
     usual, tiled = (recurrent_results(level, *case, np.float32) for level in ("v4", "amx"))
     for name in ("y", "dx", "dweight_ih", "dweight_hh", "dh_0"):
         assert (usual[name] != tiled[name]).any()
-        errors = [np.square(results[name] - expected[name]).mean() for results in (usual, tiled)]
-        assert errors[1] < errors[0], name
+        size = np.sqrt(np.square(expected[name]).mean())
+        errors = [
+            np.sqrt(np.square(results[name] - expected[name]).mean()) / size for results in (usual, tiled)
+        ]
+        assert errors[1] < max(errors[0], 1.5e-7), name  # the latter is what numbers of 24 bits allow
 
 
 # A row of x and a column of the weights are rounded to half a unit, a share of the largest number in

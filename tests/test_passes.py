@@ -542,4 +542,4 @@ def test_gradients_over_very_many_steps_keep_their_digits(name):
         found[dtype] = model.grads
     for parameter, expected in found["float64"].items():
         error = np.abs(found["float32"][parameter] - expected).max() / np.abs(expected).max()
-        assert error < 1e-4, f"{parameter}: {error:.1e}"
+        assert error < 2e-4, f"{parameter}: {error:.1e}"
