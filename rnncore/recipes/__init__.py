@@ -1,0 +1,23 @@
+"""Ready-made training runs: what the command line offers, as functions."""
+
+from rnncore.recipes.addition import addition, tutorial_addition
+from rnncore.recipes.characters import characters
+from rnncore.recipes.forecasting import series, sine, tutorial_sine
+from rnncore.recipes.problems import adding_problem, reber, temporal_order
+from rnncore.recipes.run import Run, WrittenTask
+from rnncore.recipes.words import words
+
+__all__ = [
+    "Run",
+    "WrittenTask",
+    "adding_problem",
+    "addition",
+    "characters",
+    "reber",
+    "series",
+    "sine",
+    "temporal_order",
+    "tutorial_addition",
+    "tutorial_sine",
+    "words",
+]
