@@ -89,8 +89,9 @@ def test_train_words_compares_how_far_the_gradient_goes(rnncore, tmp_path):
         assert sorted(path.name for path in (tmp_path / "w" / name).iterdir()) == sorted(FILES)
         again = rnncore("evaluate", f"w/{name}").out.splitlines()
         start = lines.index(name) + 1
-        assert again == lines[start : start + 3]
-        assert [line.split()[0] for line in again] == ["word_loss", "perplexity", "bits_per_character"]
+        assert again == lines[start : start + 4]
+        shown = [line.split()[0] for line in again]
+        assert shown == ["word_loss", "perplexity", "bits_per_character", "ideal_word_loss"]
 
 
 def test_words_from_a_file_are_learnt(rnncore, tmp_path):
@@ -115,7 +116,7 @@ def test_without_matplotlib(rnncore, monkeypatch, tmp_path):
     [
         (["train", "chars", "nowhere.txt"], "nowhere.txt"),
         (["train", "chars", "latin.txt"], "latin.txt is no UTF-8 text"),
-        (["train", "chars", "short.txt"], "text must have 32 streams of 64 characters"),
+        (["train", "chars", "short.txt"], "text must have 8 streams of 32 characters"),
         (["train", "chars", "--bptt", "0"], "must be 'full' or a number of steps, got '0'"),
         (["train", "chars", "--cell", "brain"], "brain"),
         (["train", "chars", "--quiet", "--lr", "-1"], "lr must lie in"),

@@ -38,6 +38,9 @@ def training_options(name: str) -> Callable[[Command], Command]:
     return decorate
 
 
+verbose_option = click.option("--verbose", is_flag=True, help="Show what was tried and chosen.")
+
+
 def checkpoint_options(command: Command) -> Command:
     """Add the options of a training command that can be stopped and resumed.
 
@@ -59,12 +62,18 @@ def checkpoint_options(command: Command) -> Command:
         try:
             command(out=out, checkpoints=options, **arguments)
         except (KeyboardInterrupt, FloatingPointError):
-            if checkpoint.exists():
+            if _checkpoints(out):
                 click.echo(f"{checkpoint}: --resume goes on from there", err=True)
             raise
-        checkpoint.unlink(missing_ok=True)
+        for path in _checkpoints(out):
+            path.unlink()
 
     return resumable
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints there: a run of several trainings has one for each."""
+    return sorted(folder.glob("checkpoint*.safetensors"))
 
 
 def require_writable(folder: Path) -> None:
@@ -82,6 +91,25 @@ def show_metrics(metrics: dict[str, float]) -> None:
             click.echo(f"exact sums of {bits:>2} bits  {value:.2%}")
         else:
             click.echo(f"{name} {value:.4g}")
+
+
+def show_outcome(run: recipes.Run[Any], verbose: bool) -> None:
+    """Print the metrics of a run, what it says about them and, if asked to, how its recipe chose."""
+    show_metrics(run.metrics)
+    for note in run.notes:
+        click.echo(note)
+    if verbose:
+        for name, value in (run.choice or {}).items():
+            click.echo(f"{name}: {_brief(value)}")
+
+
+def _brief(value: Any) -> str:
+    """Return a choice in one line, numbers with four digits."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_brief(each)}" for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_brief, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def write(run: recipes.Run[Any], out: Path) -> None:

@@ -5,7 +5,7 @@ from rnncore.recipes.characters import characters
 from rnncore.recipes.forecasting import series, sine, tutorial_sine
 from rnncore.recipes.problems import adding_problem, reber, temporal_order
 from rnncore.recipes.run import Run, WrittenTask
-from rnncore.recipes.words import words
+from rnncore.recipes.words import tutorial_words, words
 
 __all__ = [
     "Run",
@@ -19,5 +19,6 @@ __all__ = [
     "temporal_order",
     "tutorial_addition",
     "tutorial_sine",
+    "tutorial_words",
     "words",
 ]

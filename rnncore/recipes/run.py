@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -38,17 +38,24 @@ class Run(NamedTuple, Generic[AnyTask]):
     name : str
         Of the task.
     task : Task
-    model : SequenceModel
+    model : Sequential
+        Or another object with a method ``save(path)``.
     history : History
     metrics : dict of str to float
         Of the trained model.
+    notes : sequence of str
+        Sentences about the outcome.
+    choice : mapping
+        What the recipe tried and chose, in plain types.
     """
 
     name: str
     task: AnyTask
-    model: SequenceModel
+    model: Any
     history: History
     metrics: dict[str, float]
+    notes: Sequence[str] = ()
+    choice: Mapping[str, Any] | None = None
 
     def write(self, folder: str | os.PathLike[str]) -> list[str]:
         """Write the run into a folder and return the names of its files.
@@ -62,7 +69,9 @@ class Run(NamedTuple, Generic[AnyTask]):
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        about = {"task": {"name": self.name, **self.task.config()}, "metrics": self.metrics}
+        about: dict[str, Any] = {"task": {"name": self.name, **self.task.config()}, "metrics": self.metrics}
+        if self.choice:
+            about["choice"] = self.choice
         self.model.save(folder / "model.safetensors")
         with replacing(folder / "metrics.json") as part:
             part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -95,3 +104,11 @@ def train(
         task, steps, validate_every=every, schedule=schedule, progress=progress, **(checkpoints or {})
     )
     return Run(name, task, model, history, task.evaluate(model))
+
+
+def phase(checkpoints: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    """Return checkpoint arguments for one of several trainings of a run, whose file has a name of its own."""
+    if not checkpoints or not checkpoints.get("checkpoint"):
+        return dict(checkpoints or {})
+    path = Path(checkpoints["checkpoint"])
+    return {**checkpoints, "checkpoint": path.with_stem(f"{path.stem}-{name}")}

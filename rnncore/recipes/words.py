@@ -2,15 +2,73 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from rnncore.optimizers import SGD
+from rnncore.optimizers import SGD, Adam
 from rnncore.recipes.run import Run
+from rnncore.schedules import Cosine
 from rnncore.tasks import CharLM
 from rnncore.trainer import Trainer
 
+EPOCHS = 600  # by which 300 words are learnt by heart
+UPDATES = 30_000  # the most by default: half a minute
+MANY = 300  # words, for which 50 units do
+POINTS = 60  # of the curve
+
 
 def words(
+    task: CharLM,
+    seed: int = 0,
+    epochs: int | None = None,
+    *,
+    hidden_size: int | None = None,
+    cell: str = "rnn",
+    num_layers: int = 1,
+    lr: float = 0.01,
+    bptt: int | str = "full",
+    progress: bool = True,
+) -> Run[CharLM]:
+    """Train on words, many in an update: Adam, gradients of norm 1 at most, a cosine to learning rate 0.
+
+    Parameters
+    ----------
+    task : CharLM
+        Of words.
+    seed : int, default 0
+        For the first weights.
+    epochs : int, optional
+        Passes over the words: 600, or fewer where that would take more than 30,000 updates.
+    hidden_size : int, optional
+        Units of a layer: 50, or 128 for more than 300 words.
+    cell : {"rnn", "gru", "lstm"}
+    num_layers : int, default 1
+    lr : float, default 0.01
+        Learning rate.
+    bptt : "full" or int
+        How far the gradient goes back; see `Trainer`.
+    progress : bool
+        Show a progress bar.
+    """
+    updates = math.ceil((task.split + 1) / task.batch_size)  # of an epoch; the newline is one more word
+    if epochs is None:
+        epochs = max(min(EPOCHS, UPDATES // updates), 1)
+    if hidden_size is None:
+        hidden_size = 50 if task.split <= MANY else 128
+    model = task.model(hidden_size, cell=cell, num_layers=num_layers, init="default", seed=seed)
+    trainer = Trainer(model, "cross_entropy", Adam(lr=lr), clip_norm=1.0, bptt=bptt)
+    history = trainer.fit(
+        task,
+        epochs=epochs,
+        validate_every=updates * max(epochs // POINTS, 1),
+        schedule=Cosine(updates * epochs),
+        progress=progress,
+    )
+    return Run("chars", task, model, history, task.evaluate(model))
+
+
+def tutorial_words(
     task: CharLM,
     seed: int = 0,
     epochs: int = 1001,
@@ -20,7 +78,7 @@ def words(
     bptt: int | str = "full",
     progress: bool = True,
 ) -> Run[CharLM]:
-    """Train on words as the tutorial does: one word an update, losses summed, plain gradient descent.
+    """Train on words as the tutorial does: losses summed, plain gradient descent.
 
     Weights are normal with deviation 0.01, in double precision. With the naive rule (bptt 1) gradients are
     not clipped, otherwise each element is to ± 1.
@@ -28,7 +86,7 @@ def words(
     Parameters
     ----------
     task : CharLM
-        Of words.
+        Of words, with ``batch_size=1``: the tutorial makes an update after every word.
     seed : int, default 0
         For the first weights.
     epochs : int, default 1001
@@ -40,7 +98,16 @@ def words(
         How far the gradient goes back; see `Trainer`.
     progress : bool
         Show a progress bar.
+
+    Raises
+    ------
+    ValueError
+        If the task makes batches of several words.
     """
+    if task.batch_size != 1:
+        raise ValueError(
+            f"the tutorial learns word by word: task.batch_size must be 1, got {task.batch_size}"
+        )
     model = task.model(hidden_size, init="zeros", dtype="float64")
     rng = np.random.default_rng(seed)
     # the tutorial's order: W_xh, W_hh, W_hy
