@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rnncore import initializers, losses, optimizers, schedules, tasks
+from rnncore.files import load_extra
 from rnncore.kernels import get_num_threads, set_num_threads
 from rnncore.layers import GRU, LSTM, RNN, Embedding, Linear
 from rnncore.models import SequenceModel, Sequential, Stream, load
@@ -31,6 +32,7 @@ __all__ = [
     "get_num_threads",
     "initializers",
     "load",
+    "load_extra",
     "losses",
     "optimizers",
     "schedules",

@@ -161,12 +161,9 @@ def evaluate(model: Path) -> None:
 
 
 def _task_of(path: Path) -> tasks.Task:
-    """Return the task that a model file was trained on, as the metrics beside it tell."""
+    """Return the task that a model file was trained on."""
     config = task_config(path)
     try:
         return TASKS[config.pop("name")](**config)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        about = path.with_name("metrics.json")
-        raise ValueError(
-            f"{about}: the task the model was trained on cannot be made again: {error}"
-        ) from None
+        raise ValueError(f"{path}: the task of the model cannot be made again: {error}") from None

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 
 FORMAT = 1  # of saved files; a file of a later one is refused
+EXTRA = "extra"  # entry of the header for what belongs to neither model nor checkpoint
+PREFIX = f".{EXTRA}"  # of its arrays; no parameter's name begins with a dot
+ARRAY = "array"  # stands in the header for an array of that name
 
 
 @contextmanager
@@ -36,7 +39,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def save_arrays(
-    path: str | os.PathLike[str], kind: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
+    path: str | os.PathLike[str],
+    kind: str,
+    arrays: Mapping[str, np.ndarray],
+    about: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a safetensors file, whole or not at all.
 
@@ -48,6 +55,8 @@ def save_arrays(
     arrays : mapping of str to ndarray
     about : mapping
         What JSON can express; goes into the metadata.
+    extra : mapping, optional
+        Anything else that belongs with it, for `load_extra`: what JSON can express, and arrays at any depth.
 
     Raises
     ------
@@ -56,10 +65,12 @@ def save_arrays(
     """
     from safetensors.numpy import save
 
-    header = {"format": FORMAT, "checksum": _checksum(arrays, about), kind: about}
-    content = save(dict(arrays), metadata={"rnncore": json.dumps(header)})
+    content = dict(arrays)
+    parts = {kind: about} | ({EXTRA: _detached(extra, PREFIX, content)} if extra else {})
+    header = {"format": FORMAT, "checksum": _checksum(content, *parts.values()), **parts}
+    data = save(content, metadata={"rnncore": json.dumps(header)})
     with replacing(path) as part:
-        part.write_bytes(content)
+        part.write_bytes(data)
 
 
 def load_arrays(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -72,6 +83,41 @@ def load_arrays(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np.n
     ValueError
         If it is damaged, or of another kind, or written by a later version.
     """
+    arrays, header = _load(path, kind)
+    own = {name: array for name, array in arrays.items() if not name.startswith(PREFIX)}
+    return own, header[kind]
+
+
+def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what was saved beside a model as `extra`; nothing, {}, if there was none.
+
+    Files that `rnncore train` writes have an entry "task": its name and what it knows about its data, such as
+    the vocabulary of a text or the series of a forecaster.
+
+    Parameters
+    ----------
+    path : path
+        Of a file that `Sequential.save` wrote.
+
+    Raises
+    ------
+    OSError
+        If there is no such file or it cannot be read.
+    ValueError
+        If it is damaged, or no model of this package, or written by a later version.
+
+    Examples
+    --------
+    >>> model.save("model.safetensors", extra={"classes": ["cat", "dog"], "mean": np.array([0.5, 2.0])})
+    >>> rnncore.load_extra("model.safetensors")
+    {'classes': ['cat', 'dog'], 'mean': array([0.5, 2. ])}
+    """
+    arrays, header = _load(path, "model")
+    return _attached(header.get(EXTRA, {}), arrays)
+
+
+def _load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays and the header of a whole file of a kind."""
     from safetensors import SafetensorError, safe_open
 
     with open(path, "rb"):
@@ -83,12 +129,14 @@ def load_arrays(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np.n
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged, or no {kind} file: {error}") from None
     try:
-        checksum, about = header["checksum"], header[kind]
+        checksum, parts = header["checksum"], [header[kind]]
     except LookupError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-    if checksum != _checksum(arrays, about):
+    if EXTRA in header:
+        parts.append(header[EXTRA])
+    if checksum != _checksum(arrays, *parts):
         raise ValueError(f"{path} is damaged: its content does not match its checksum")
-    return arrays, about
+    return arrays, header
 
 
 def _header(path: str | os.PathLike[str], kind: str, metadata: Mapping[str, str] | None) -> dict[str, Any]:
@@ -102,15 +150,38 @@ def _header(path: str | os.PathLike[str], kind: str, metadata: Mapping[str, str]
         raise ValueError(f"{path} is damaged: its configuration cannot be read") from None
     if version != FORMAT:
         raise ValueError(f"{path} has format {version!r}, but this version of rnncore reads format {FORMAT}")
-    others = header.keys() - {"format", "checksum", kind}
+    others = header.keys() - {"format", "checksum", EXTRA, kind}
     if others and kind not in header:
         raise ValueError(f"{path} is no {kind} of rnncore, but a {', '.join(sorted(others))}")
     return header
 
 
-def _checksum(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> int:
-    """Return a number that changes with every bit of the arrays and of the description."""
-    checksum = zlib.crc32(json.dumps(about, sort_keys=True).encode())
+def _detached(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
+    """Return a value with every array in it replaced by the name under which it is put into `arrays`."""
+    if isinstance(value, np.ndarray):
+        arrays[name] = np.ascontiguousarray(value)
+        return {ARRAY: name}
+    if isinstance(value, Mapping):
+        return {key: _detached(part, f"{name}.{key}", arrays) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_detached(part, f"{name}.{i}", arrays) for i, part in enumerate(value)]
+    return value
+
+
+def _attached(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Return a value with its arrays back in their places."""
+    if isinstance(value, dict):
+        if value.keys() == {ARRAY}:
+            return arrays[value[ARRAY]]
+        return {key: _attached(part, arrays) for key, part in value.items()}
+    return [_attached(part, arrays) for part in value] if isinstance(value, list) else value
+
+
+def _checksum(arrays: Mapping[str, np.ndarray], *about: Any) -> int:
+    """Return a number that changes with every bit of the arrays and of what is said about them."""
+    checksum = 0
+    for part in about:
+        checksum = zlib.crc32(json.dumps(part, sort_keys=True).encode(), checksum)
     for name in sorted(arrays):
         checksum = zlib.crc32(arrays[name].tobytes(), zlib.crc32(name.encode(), checksum))
     return checksum

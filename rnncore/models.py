@@ -214,17 +214,24 @@ class Sequential(Network):
         rule = "-" * len(lines[0])
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
         """Write the model to a safetensors file, whole or not at all.
 
         The configuration goes into the metadata, so that `load` needs nothing else.
+
+        Parameters
+        ----------
+        path : path
+        extra : mapping, optional
+            What a user of the model needs besides, such as a vocabulary or the scale of the input: plain
+            values, lists, mappings and arrays. `load_extra` returns it.
 
         Raises
         ------
         OSError
             If the file cannot be written; one that was there before is then unchanged.
         """
-        save_arrays(path, "model", self.state_dict(), self.config())
+        save_arrays(path, "model", self.state_dict(), self.config(), extra)
 
 
 class SequenceModel(Sequential):

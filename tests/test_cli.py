@@ -73,7 +73,7 @@ def test_train_addition(rnncore, tmp_path):
     assert lines[shown + 1 : shown + 5] == [
         f"exact sums of {bits:>2} bits  100.00%" for bits in (8, 10, 16, 64)
     ]
-    assert lines[-1] == "written to runs/addition: model.safetensors, metrics.json, history.csv, curves.png"
+    assert lines[-1] == "written to runs/addition: model.safetensors, history.csv, metrics.json, curves.png"
     assert "800/800" in result.err  # the progress bar
     folder = tmp_path / "runs" / "addition"
     assert len(list(folder.iterdir())) == 4
@@ -121,7 +121,7 @@ def test_without_matplotlib(rnncore, monkeypatch, tmp_path):
     result = rnncore("train", "addition", "--quiet", "--steps", 2)
     assert result.code == 0
     assert result.out.splitlines()[-2:] == [
-        "written to runs/addition: model.safetensors, metrics.json, history.csv",
+        "written to runs/addition: model.safetensors, history.csv, metrics.json",
         'no picture without matplotlib: pip install "rnncore[plot]"',
     ]
     assert not (tmp_path / "runs" / "addition" / "curves.png").exists()
@@ -204,29 +204,26 @@ def test_folder_without_model(rnncore, tmp_path):
     assert_refused(rnncore("evaluate", "empty"), "model.safetensors")
 
 
-def test_model_without_metrics(rnncore, run):
+def test_the_model_file_is_enough(rnncore, run):
+    before = rnncore("evaluate", run)
     (run / "metrics.json").unlink()
-    assert_refused(rnncore("evaluate", run), "metrics.json")
+    moved = (run / "model.safetensors").rename(run.parent / "moved")
+    assert rnncore("evaluate", moved) == before
+    assert before.code == 0
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        "{",
-        "[]",
-        "{}",
-        '{"task": 3}',
-        '{"task": {"name": "flying"}}',
-        '{"task": {"name": "addition", "bits": 99}}',
-    ],
+    "extra",
+    [{}, {"task": 3}, {"task": {}}, {"task": {"name": "flying"}}, {"task": {"name": "addition", "bits": 99}}],
 )
-def test_metrics_that_tell_no_task(rnncore, run, content):
-    (run / "metrics.json").write_text(content)
-    assert_refused(rnncore("evaluate", run), "metrics.json", "task")
+def test_models_that_tell_no_task(rnncore, run, extra):
+    rc.load(run / "model.safetensors").save(run / "model.safetensors", extra)
+    assert_refused(rnncore("evaluate", run), "model.safetensors", "task")
 
 
 def test_model_of_another_task(rnncore, run):
-    rc.SequenceModel(3, 4, 1, input="dense").save(run / "model.safetensors")
+    extra = rc.load_extra(run / "model.safetensors")
+    rc.SequenceModel(3, 4, 1, input="dense").save(run / "model.safetensors", extra)
     assert_refused(rnncore("evaluate", run), "x must have shape")
 
 

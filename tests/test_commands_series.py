@@ -39,7 +39,7 @@ def table(tmp_path):
     return path
 
 
-FILES = "model.safetensors, metrics.json, history.csv, curves.png"
+FILES = "model.safetensors, history.csv, metrics.json, curves.png"
 
 
 @pytest.mark.parametrize(

@@ -134,8 +134,9 @@ def test_errors_name_the_columns():
 def test_the_task_from_its_configuration():
     task = Forecasting(RAMP, window=3, horizon=2, output="all", season=5, noise=0.1, columns=["a"])
     again = Forecasting(**task.config())
-    assert again.config() == task.config()
     assert np.array_equal(again.series, task.series)
+    old, new = ({**t.config(), "series": None} for t in (task, again))
+    assert old == new
     sine = NoisySine(3, carry=True)
     assert np.array_equal(NoisySine(**sine.config()).series, sine.series)
 

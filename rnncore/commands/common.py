@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import click
 
 from rnncore import pictures, recipes
+from rnncore.files import load_extra
 
 Command = Callable[..., Any]
 
@@ -131,16 +131,14 @@ def model_file(model: Path) -> Path:
 
 
 def task_config(path: Path) -> dict[str, Any]:
-    """Return name and configuration of the task that a model file was trained on, from beside it.
+    """Return name and configuration of the task that a model file was trained on.
 
     Raises
     ------
     ValueError
-        If metrics.json tells no task.
+        If the file tells no task.
     """
-    about = path.with_name("metrics.json")
-    try:
-        config = json.loads(about.read_text(encoding="utf-8"))["task"]
-        return {"name": config["name"], **config}
-    except (ValueError, TypeError, LookupError):
-        raise ValueError(f"{about} does not tell which task the model was trained on") from None
+    config = load_extra(path).get("task")
+    if not isinstance(config, dict) or "name" not in config:
+        raise ValueError(f"{path} does not tell which task the model was trained on")
+    return config

@@ -139,8 +139,7 @@ def _task_of(path: Path) -> Forecasting:
     try:
         return TASKS[name](**config)
     except (ValueError, TypeError) as error:
-        about = path.with_name("metrics.json")
-        raise ValueError(f"{about}: the task cannot be made again: {error}") from None
+        raise ValueError(f"{path}: the task of the model cannot be made again: {error}") from None
 
 
 def _finish(run: recipes.Run[Any], out: Path) -> None:

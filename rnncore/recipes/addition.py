@@ -35,7 +35,7 @@ def addition(
     model = task.model(seed=rng)
     trainer = Trainer(model, "bce", Adam(lr=0.03), seed=rng)
     history = trainer.fit(task, steps, validate_every=20, progress=progress, **(checkpoints or {}))
-    return Run("addition", task, model, history, task.evaluate(model))
+    return Run("addition", task, model, history)
 
 
 def tutorial_addition(
@@ -93,4 +93,4 @@ def tutorial_addition(
             longer = task.exact(model, 10, count=1000)
             history.metrics[step + 1] = {"error": error, "exact_8": exact, "exact_10": longer}
             recent.clear()
-    return Run("addition", task, model, history, task.evaluate(model))
+    return Run("addition", task, model, history)

@@ -81,8 +81,7 @@ def characters(
     for step, metrics in history.metrics.items():
         metrics["training_loss"] = float(np.mean(history.loss[before:step]))
         before = step
-    metrics = task.evaluate(final.model)
-    return Run("chars", task, final.model, history, metrics, _verdict(metrics), {"updates": steps, **choice})
+    return Run("chars", task, final.model, history, _verdict, {"updates": steps, **choice})
 
 
 def _updates(

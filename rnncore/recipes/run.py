@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
 
 from rnncore import pictures
 from rnncore.files import replacing
@@ -30,7 +35,8 @@ class WrittenTask(Task, Protocol):
 AnyTask = TypeVar("AnyTask", bound=WrittenTask)
 
 
-class Run(NamedTuple, Generic[AnyTask]):
+@dataclass
+class Run(Generic[AnyTask]):
     """A finished training run.
 
     Attributes
@@ -39,13 +45,13 @@ class Run(NamedTuple, Generic[AnyTask]):
         Of the task.
     task : Task
     model : Sequential
-        Or another object with a method ``save(path)``.
+        Or another object with a method ``save(path, extra)``.
     history : History
     metrics : dict of str to float
-        Of the trained model.
-    notes : sequence of str
-        Sentences about the outcome.
-    choice : mapping
+        Of the trained model, measured when they are first asked for: a run is written before.
+    verdict : callable
+        Returns sentences about the metrics, which it is given.
+    choice : mapping, optional
         What the recipe tried and chose, in plain types.
     """
 
@@ -53,36 +59,58 @@ class Run(NamedTuple, Generic[AnyTask]):
     task: AnyTask
     model: Any
     history: History
-    metrics: dict[str, float]
-    notes: Sequence[str] = ()
+    verdict: Callable[[Mapping[str, float]], list[str]] = lambda metrics: []
     choice: Mapping[str, Any] | None = None
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        return self.task.evaluate(self.model)
 
     def write(self, folder: str | os.PathLike[str]) -> list[str]:
         """Write the run into a folder and return the names of its files.
-
-        They are model.safetensors, metrics.json, history.csv and, if matplotlib is there, curves.png.
 
         Raises
         ------
         OSError
             If one cannot be written.
         """
+        return [*self.save(folder), *self.describe(folder), *self.draw(folder)]
+
+    def save(self, folder: str | os.PathLike[str]) -> list[str]:
+        """Write what training has made: model.safetensors, with the task's data, and history.csv."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        about: dict[str, Any] = {"task": {"name": self.name, **self.task.config()}, "metrics": self.metrics}
-        if self.choice:
-            about["choice"] = self.choice
-        self.model.save(folder / "model.safetensors")
-        with replacing(folder / "metrics.json") as part:
-            part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        with replacing(folder / "history.csv") as part:
-            self.history.to_csv(part)
-        names = ["model.safetensors", "metrics.json", "history.csv"]
-        if pictures.available():
-            with replacing(folder / "curves.png") as part:
-                self.task.draw(part, self.history.metrics)
-            names.append("curves.png")
-        return names
+        self.model.save(folder / "model.safetensors", extra={"task": self._task()})
+        self.history.to_csv(folder / "history.csv")
+        return ["model.safetensors", "history.csv"]
+
+    def describe(self, folder: str | os.PathLike[str]) -> list[str]:
+        """Write metrics.json: the metrics, the task without its arrays, and what the recipe chose."""
+        task = {name: value for name, value in self._task().items() if not isinstance(value, np.ndarray)}
+        about = {"task": task, "metrics": self.metrics} | ({"choice": self.choice} if self.choice else {})
+        with replacing(Path(folder) / "metrics.json") as part:
+            part.write_text(json.dumps(_finite(about), indent=2) + "\n", encoding="utf-8")
+        return ["metrics.json"]
+
+    def draw(self, folder: str | os.PathLike[str]) -> list[str]:
+        """Draw curves.png, if there is matplotlib to draw with."""
+        if not pictures.available():
+            return []
+        with replacing(Path(folder) / "curves.png") as part:
+            self.task.draw(part, self.history.metrics)
+        return ["curves.png"]
+
+    def _task(self) -> dict[str, Any]:
+        return {"name": self.name, **self.task.config()}
+
+
+def _finite(value: Any) -> Any:
+    """Return plain values with None for infinity and NaN, for which JSON has no words."""
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def train(
@@ -103,7 +131,7 @@ def train(
     history = trainer.fit(
         task, steps, validate_every=every, schedule=schedule, progress=progress, **(checkpoints or {})
     )
-    return Run(name, task, model, history, task.evaluate(model))
+    return Run(name, task, model, history)
 
 
 def phase(checkpoints: Mapping[str, Any] | None, name: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def words(
         schedule=Cosine(updates * epochs),
         progress=progress,
     )
-    return Run("chars", task, model, history, task.evaluate(model))
+    return Run("chars", task, model, history)
 
 
 def tutorial_words(
@@ -122,4 +122,4 @@ def tutorial_words(
     history.metrics = {
         updates * epoch: {"word_loss": loss} for epoch, loss in enumerate(losses.mean(axis=1).tolist(), 1)
     }
-    return Run("chars", task, model, history, task.evaluate(model))
+    return Run("chars", task, model, history)

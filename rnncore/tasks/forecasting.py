@@ -107,7 +107,7 @@ class Forecasting:
     def config(self) -> dict[str, Any]:
         """Return the arguments that make such a task again."""
         return {
-            "series": self.series.tolist(),
+            "series": self.series,
             "window": self.window,
             "horizon": self.horizon,
             "output": self.output,
