@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -417,8 +417,13 @@ class Stream:
         self.state = None
 
 
-def load(path: str | os.PathLike[str]) -> Sequential:
-    """Read a model that `Sequential.save` wrote. No code of the file is run.
+def load(path: str | os.PathLike[str]) -> Any:
+    """Read a model that a method ``save`` of this package wrote. No code of the file is run.
+
+    Returns
+    -------
+    Sequential
+        Or, from a file of one, a `rnncore.tasks.Forecaster`.
 
     Raises
     ------
@@ -429,13 +434,23 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     """
     params, config = load_arrays(path, "model")
     try:
-        layers = {}
-        for name, options in config.pop("layers").items():
-            own = {key.removeprefix(f"{name}."): v for key, v in params.items() if key.startswith(f"{name}.")}
-            layers[name] = LAYERS[options.pop("type")](**options, init=own)
-        return Sequential(layers, **config)
+        return MAKERS[config.get("type", "Sequential")](params, config)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def build(params: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Sequential:
+    """Make a model again from its parameters, by name, and its `config`."""
+    layers = {}
+    for name, options in config["layers"].items():
+        own = {key.removeprefix(f"{name}."): v for key, v in params.items() if key.startswith(f"{name}.")}
+        others = {key: value for key, value in options.items() if key != "type"}
+        layers[name] = LAYERS[options["type"]](**others, init=own)
+    return Sequential(layers, **{key: value for key, value in config.items() if key != "layers"})
+
+
+# what makes a model again from its parameters and its configuration, by the type that this tells
+MAKERS: dict[str, Callable[[dict[str, np.ndarray], dict[str, Any]], Any]] = {"Sequential": build}
 
 
 def _check_chain(layers: Mapping[str, Layer]) -> None:

@@ -96,7 +96,7 @@ def show_metrics(metrics: dict[str, float]) -> None:
 def show_outcome(run: recipes.Run[Any], verbose: bool) -> None:
     """Print the metrics of a run, what it says about them and, if asked to, how its recipe chose."""
     show_metrics(run.metrics)
-    for note in run.notes:
+    for note in run.verdict(run.metrics):
         click.echo(note)
     if verbose:
         for name, value in (run.choice or {}).items():

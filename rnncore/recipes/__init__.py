@@ -2,9 +2,10 @@
 
 from rnncore.recipes.addition import addition, tutorial_addition
 from rnncore.recipes.characters import characters
-from rnncore.recipes.forecasting import series, sine, tutorial_sine
+from rnncore.recipes.forecasting import sine, tutorial_sine
 from rnncore.recipes.problems import adding_problem, reber, temporal_order
 from rnncore.recipes.run import Run, WrittenTask
+from rnncore.recipes.series import series
 from rnncore.recipes.words import tutorial_words, words
 
 __all__ = [

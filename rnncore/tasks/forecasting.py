@@ -14,7 +14,26 @@ from numpy.lib.stride_tricks import sliding_window_view
 from rnncore import checks, pictures
 from rnncore.layers import State
 from rnncore.models import SequenceModel, Sequential
+from rnncore.tasks.baselines import (
+    MOST,
+    Autoregression,
+    Baseline,
+    LastSeason,
+    LastValue,
+    best,
+    candidates,
+    errors,
+    find_season,
+    futures,
+    histories,
+    thin,
+)
+from rnncore.tasks.forecaster import NETWORKS, Forecaster
 from rnncore.tasks.task import Batch
+
+BLOCK = 4096  # forecasts that are made at once
+WATCHED = 200  # forecasts by which training is watched
+CORRECTED = set(NETWORKS)
 
 
 class Forecasting:
@@ -35,10 +54,12 @@ class Forecasting:
         Predict behind the last row of the window (many-to-one), or behind each (many-to-many).
     held_out : float, default 0.2
         Part of the rows, at the end, that training never sees; with 0, errors are of the rows trained on.
-    season : int, optional
-        Rows after which the series repeats itself, more or less: for the seasonal baseline.
+    season : int or "auto", optional
+        Rows after which the series repeats itself, more or less: for the seasonal baseline. "auto" looks for
+        it in the training part; see `rnncore.tasks.baselines.find_season`.
     ahead : int, optional
-        Rows that `evaluate` predicts in closed loop; one season if not given, or one window.
+        Rows that `evaluate` predicts in closed loop. If not given: one season, or one window without season,
+        if as many are held out.
     noise : float, default 0
         Deviation of the noise added to training windows, where columns are scaled to deviation 1. It teaches
         a network to come back from errors of its own, which closed-loop prediction feeds it with.
@@ -52,6 +73,9 @@ class Forecasting:
     series : ndarray of float64, (S, C)
     split : int
         Rows in the training part.
+    stop : int
+        The first of its last rows, the validation part: what is chosen is chosen by the errors there. It has
+        a fifth of the training part or two times `ahead` rows, but a third of the training part at most.
     mean, deviation : ndarray of float64, (C,)
         Of the training part; a column that is constant there counts as of deviation 1.
 
@@ -71,7 +95,7 @@ class Forecasting:
         horizon: int = 1,
         output: str = "last",
         held_out: float = 0.2,
-        season: int | None = None,
+        season: int | str | None = None,
         ahead: int | None = None,
         noise: float = 0.0,
         batch_size: int = 32,
@@ -81,8 +105,6 @@ class Forecasting:
         self.horizon = checks.integer("horizon", horizon)
         self.output = checks.choice("output", output, ("last", "all"))
         self.held_out = checks.real("held_out", held_out, high=1.0)
-        self.season = None if season is None else checks.integer("season", season)
-        self.ahead = checks.integer("ahead", self.season or self.window if ahead is None else ahead)
         self.noise = checks.real("noise", noise)
         self.batch_size = checks.integer("batch_size", batch_size)
         self.series = _series(series)
@@ -96,10 +118,19 @@ class Forecasting:
                 f"series has {self.split} rows to train on, "
                 f"but a window and its horizon take {self.window + self.horizon}"
             )
+        if season == "auto":
+            season = find_season(self.series[: self.split - self.split // 5])
+        self.season = None if season is None else checks.integer("season", season)
+        if ahead is None:
+            ahead = max(min(self.season or self.window, S - self._first), 1)
+        self.ahead = checks.integer("ahead", ahead)
+        self.stop = self.split - min(max(self.split // 5, 2 * self.ahead), self.split // 3)
         if self.season is not None and self.season > self.split:
             raise ValueError(f"season = {self.season} is longer than the training part of {self.split} rows")
         if S - self.ahead < self._first:
             raise ValueError(f"series has {S - self._first} rows to evaluate on, but ahead = {self.ahead}")
+        self._fitted: list[list[Baseline]] = []
+        self._known: dict[tuple[int, int], dict[str, list[float]]] = {}
         train = self.series[: self.split]
         deviation = train.std(axis=0)
         self.mean, self.deviation = train.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
@@ -155,15 +186,15 @@ class Forecasting:
         y = following.reshape(N, self.window, -1)
         return windows[:, : self.window], y if self.output == "all" else y[:, -1]
 
-    def closed_loop(self, model: Sequential, history: npt.ArrayLike, steps: int) -> np.ndarray:
+    def closed_loop(self, model: Sequential | Forecaster, history: npt.ArrayLike, steps: int) -> np.ndarray:
         """Predict on and on, from predictions that are read as if they were the series.
 
         Parameters
         ----------
-        model : Sequential
-            As `model` returns it, trained.
+        model : Sequential or Forecaster
+            As `model` returns it, trained, or a forecaster, which predicts by itself.
         history : array_like, (N, S, C)
-            The rows before, at least `window` of them, of N series.
+            The rows before, at least `window` of them (`Forecaster.rows`), of N series.
         steps : int
             Rows to predict.
 
@@ -174,6 +205,8 @@ class Forecasting:
         steps = checks.integer("steps", steps)
         history = checks.dense("history", history)
         checks.shape("history", history, ("N", "S", len(self.columns)))
+        if isinstance(model, Forecaster):
+            return model.forecast(history, steps)
         T, h = self.window, self.horizon
         if history.shape[1] < T:
             raise ValueError(f"history must have at least {T} rows, got {history.shape[1]}")
@@ -187,12 +220,14 @@ class Forecasting:
             state = after if self.carry else None
         return rows[:, T : T + steps] * self.deviation + self.mean
 
-    def forecast(self, model: Sequential, start: int | None = None, steps: int | None = None) -> np.ndarray:
+    def forecast(
+        self, model: Sequential | Forecaster, start: int | None = None, steps: int | None = None
+    ) -> np.ndarray:
         """Predict any range of the series in closed loop, also beyond its end.
 
         Parameters
         ----------
-        model : Sequential
+        model : Sequential or Forecaster
         start : int, optional
             First row to predict, from `window` to the end of the series; the first held-out row if not given.
         steps : int, optional
@@ -215,38 +250,81 @@ class Forecasting:
             )
         return start, checks.integer("steps", (S - start or self.ahead) if steps is None else steps)
 
-    def validate(self, model: Sequential) -> dict[str, float]:
-        """Return what `evaluate` does."""
-        return self.evaluate(model)
+    def validate(self, model: Sequential | Forecaster) -> dict[str, float]:
+        """Return what `evaluate` does, from a part of the forecasts."""
+        return self._errors(model, WATCHED, WATCHED)
 
-    def evaluate(self, model: Sequential) -> dict[str, float]:
+    def evaluate(self, model: Sequential | Forecaster) -> dict[str, float]:
         """Return root mean squared errors on the held-out rows, beside those of forecasts without a model.
 
-        Forecasts begin with every held-out row that has enough others behind it.
+        Forecasts of one row begin with every held-out row, others with at most 1000 at regular distances.
 
         Returns
         -------
         dict
             "rmse_1", one row ahead, and "rmse_k", the first k = `ahead` rows in closed loop; the same for
-            "last_value", the row before again and again, and for "seasonal", the season before again and
-            again. With several columns the name of each is appended.
+            "last_value", the row before again and again, for "seasonal", the season before again and again,
+            and, if rows are held out, for "autoregression", whose order the validation part decides. With
+            several columns the name of each is appended.
         """
+        return self._errors(model, len(self.truth), MOST)
+
+    def _errors(self, model: Sequential | Forecaster, most_next: int, most_ahead: int) -> dict[str, float]:
+        """Return the errors of at most so many forecasts of one row, and of `ahead` rows."""
         metrics = {}
+        rows = model.rows if isinstance(model, Forecaster) else self.window
         for ahead in dict.fromkeys((1, self.ahead)):
             starts = np.arange(self._first, len(self.truth) - ahead + 1)
-            rows = sliding_window_view(self.truth, ahead, axis=0).swapaxes(1, 2)[starts]
-            history = sliding_window_view(self.truth, self.window, axis=0).swapaxes(1, 2)[
-                starts - self.window
+            starts = thin(starts, most_next if ahead == 1 else most_ahead)
+            forecasts = [
+                self.closed_loop(model, histories(self.truth, part, rows), ahead)
+                for part in np.array_split(starts, -(-len(starts) // BLOCK))
             ]
-            found = {"rmse": self.closed_loop(model, history, ahead), "last_value": history[:, -1:]}
-            if self.season:
-                back = np.arange(ahead) % self.season - self.season
-                found["seasonal"] = self.truth[starts[:, None] + back]
-            for name, forecasts in found.items():
-                errors = np.sqrt(np.mean((forecasts - rows) ** 2, axis=(0, 1)))
-                for column, error in zip(self.columns, errors.tolist(), strict=True):
+            found = {"rmse": self._rmse(np.concatenate(forecasts), starts)}
+            for name, each in (found | self._baseline_errors(ahead, starts)).items():
+                for column, error in zip(self.columns, each, strict=True):
                     metrics[f"{name}_{ahead}{self._suffix(column)}"] = error
         return metrics
+
+    def _rmse(self, forecasts: np.ndarray, starts: np.ndarray) -> list[float]:
+        """Return the error of forecasts (N, steps, C) in each column."""
+        squares = (forecasts - futures(self.truth, starts, forecasts.shape[1])) ** 2
+        errors: list[float] = np.sqrt(squares.mean(axis=(0, 1))).tolist()
+        return errors
+
+    def _baseline_errors(self, steps: int, starts: np.ndarray) -> dict[str, list[float]]:
+        """Return the errors of all baselines in each column; known already from the validation before."""
+        key = steps, len(starts)
+        if key not in self._known:
+            rules: dict[str, list[Baseline]] = {"last_value": [LastValue()] * len(self.columns)}
+            if self.season:
+                rules["seasonal"] = [LastSeason(self.season)] * len(self.columns)
+            if self.held_out:
+                rules["autoregression"] = [
+                    best(own, Autoregression).refit(self.series[: self.split, c])
+                    for c, own in enumerate(self.compare(steps))
+                ]
+            self._known[key] = {
+                name: [errors([rule], self.truth[:, c], starts, steps)[0] for c, rule in enumerate(own)]
+                for name, own in rules.items()
+            }
+        return self._known[key]
+
+    def compare(self, steps: int) -> list[list[tuple[Baseline, float]]]:
+        """Return, for each column, baselines fitted to the rows before `stop`, and their errors after it.
+
+        Parameters
+        ----------
+        steps : int
+            Rows that forecasts have.
+        """
+        if not self._fitted:
+            self._fitted = [candidates(column[: self.stop], self.season) for column in self.series.T]
+        starts = thin(np.arange(self.stop, self.split - steps + 1), MOST)
+        return [
+            list(zip(fitted, errors(fitted, column, starts, steps), strict=True))
+            for fitted, column in zip(self._fitted, self.series.T, strict=True)
+        ]
 
     def _suffix(self, column: str) -> str:
         return f"_{column}" if len(self.columns) > 1 else ""
@@ -260,7 +338,19 @@ class Forecasting:
         metrics : mapping of int to mapping of str to float
             What `validate` gave, by the number of updates until then.
         """
-        names = {"rmse": "network", "last_value": "last value", "seasonal": "last season"}
+        if any(CORRECTED & values.keys() for values in metrics.values()):
+            curves = {
+                name.replace("_", " "): [values.get(name, np.nan) for values in metrics.values()]
+                for name in sorted(CORRECTED)
+            }
+            panels = [pictures.Panel("validation error,\nparts of the baseline's", curves)]
+            return pictures.training_curves(path, "Corrections of the baseline", list(metrics), panels)
+        names = {
+            "rmse": "network",
+            "last_value": "last value",
+            "seasonal": "last season",
+            "autoregression": "autoregression",
+        }
         panels = []
         for ahead in dict.fromkeys((1, self.ahead)):
             for column in self.columns:
@@ -275,7 +365,7 @@ class Forecasting:
     def draw_forecast(
         self,
         path: str | os.PathLike[str],
-        model: Sequential,
+        model: Sequential | Forecaster,
         start: int | None = None,
         steps: int | None = None,
     ) -> None:
