@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
+
+if Path(sys.argv[0] if sys.argv else "").stem == "rnncore":  # before what takes long to import
+    from rnncore import interrupt
+
+    interrupt.end_in_one_line()
 
 from rnncore import initializers, losses, optimizers, schedules, tasks
 from rnncore.files import load_extra

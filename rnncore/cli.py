@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import sys
@@ -13,17 +14,20 @@ import click
 import numpy as np
 
 import rnncore
-from rnncore import kernels, recipes, tasks
+from rnncore import interrupt, kernels, recipes, tasks
 from rnncore.commands.bench import bench
 from rnncore.commands.chars import draw_gradients, sample_text, train_chars, train_words
 from rnncore.commands.common import (
+    EXPECTED,
+    begin,
     checkpoint_options,
+    finish,
+    message,
     model_file,
-    require_writable,
     show_metrics,
+    shows_progress,
     task_config,
     training_options,
-    write,
 )
 from rnncore.commands.forecast import forecast, train_series, train_sine
 from rnncore.commands.problems import train_adding_problem, train_reber, train_temporal_order
@@ -41,26 +45,42 @@ TASKS: dict[str, Callable[..., tasks.Task]] = {
     "reber": tasks.EmbeddedReber,
 }
 
+# click 8.1 has no such error, and shows the help by itself
+NO_COMMAND: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
 
 def main() -> NoReturn:
     """Run the command line; wrong input ends in one line and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without some letter still shows the others
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        interrupt.restore()
         status = cli.main(prog_name="rnncore", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
+    except NO_COMMAND as error:
         error.show()
         status = 2
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         status = _complain("stopped", 130)
     except click.ClickException as error:
         status = _complain(error.format_message())
-    except (ValueError, OSError, FloatingPointError) as error:
-        status = _complain(str(error))
-    sys.exit(status)
+    except EXPECTED as error:
+        status = _complain(message(error))
+    _leave(status)
 
 
-def _complain(message: str, status: int = 2) -> int:
-    click.echo(f"rnncore: {' '.join(message.split())}", err=True)
+def _complain(text: str, status: int = 2) -> int:
+    click.echo(f"rnncore: {' '.join(text.split())}", err=True)
     return status
+
+
+def _leave(status: Any) -> NoReturn:
+    """End the process, in silence if nobody reads the output any more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # otherwise the interpreter tries once more, and complains
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -121,21 +141,22 @@ def train_addition(
     """Teach a network to add binary numbers, and test it on sums longer than any it has seen."""
     from tqdm import tqdm
 
-    require_writable(out)
+    if recipe == "tutorial" and (checkpoints["resume"] or checkpoints["checkpoint_every"]):
+        raise click.UsageError("the tutorial recipe has no checkpoints: it takes seconds")
+    begin(out)
     length = {} if steps is None else {"steps": steps}
     if recipe == "tutorial":
-        if checkpoints["resume"] or checkpoints["checkpoint_every"]:
-            raise click.UsageError("the tutorial recipe has no checkpoints: it takes seconds")
         say = None if quiet else tqdm.write
-        run = recipes.tutorial_addition(seed, **length, say=say, progress=not quiet)
+        run = recipes.tutorial_addition(seed, **length, say=say, progress=shows_progress(quiet))
     else:
-        run = recipes.addition(seed, **length, progress=not quiet, checkpoints=checkpoints)
-    if not quiet:
+        run = recipes.addition(seed, **length, progress=shows_progress(quiet), checkpoints=checkpoints)
+
+    def show_sums() -> None:
         for bits, count in SHOWN:
             x, _ = encode(run.task.sums(bits, count), bits)
             click.echo(report(x, run.model.predict(x), separator="\n    "))
-    show_metrics(run.metrics)
-    write(run, out)
+
+    finish(run, out, show=None if quiet else show_sums)
 
 
 train.add_command(train_chars)

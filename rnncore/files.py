@@ -34,6 +34,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(part, "rb+") as file:
             os.fsync(file.fileno())  # else a crash may leave the new name with old content
         os.replace(part, target)
+    except OSError as error:
+        if error.filename in (None, part, str(part)):  # nobody has asked for a file of that name
+            raise OSError(error.errno, error.strerror or str(error), str(target)) from None
+        raise
     finally:
         part.unlink(missing_ok=True)
 

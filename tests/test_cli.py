@@ -15,6 +15,15 @@ from safetensors.numpy import save_file
 import rnncore as rc
 from rnncore import kernels, recipes, tasks
 
+FILES = [
+    "checkpoint.safetensors",
+    "curves.png",
+    "history.csv",
+    "metrics.json",
+    "model.safetensors",
+    "run.json",
+]
+
 
 def test_the_installed_command():
     command = Path(sysconfig.get_path("scripts")) / "rnncore"
@@ -69,22 +78,19 @@ def test_train_addition(rnncore, tmp_path):
     assert result.code == 0
     lines = result.out.splitlines()
     assert sum(line.endswith("  right") for line in lines) == 7
-    shown = lines.index("error " + lines[-6].removeprefix("error "))
-    assert lines[shown + 1 : shown + 5] == [
-        f"exact sums of {bits:>2} bits  100.00%" for bits in (8, 10, 16, 64)
-    ]
+    assert lines[1:5] == [f"exact sums of {bits:>2} bits  100.00%" for bits in (8, 10, 16, 64)]
     assert lines[-1] == "written to runs/addition: model.safetensors, history.csv, metrics.json, curves.png"
-    assert "800/800" in result.err  # the progress bar
+    assert result.err == ""  # the progress bar is for terminals
     folder = tmp_path / "runs" / "addition"
-    assert len(list(folder.iterdir())) == 4
+    assert sorted(path.name for path in folder.iterdir()) == FILES
 
     for model in (folder, folder / "model.safetensors"):
         again = rnncore("evaluate", model)
-        assert again == (0, "\n".join(lines[shown : shown + 5]) + "\n", "")
+        assert again == (0, "\n".join(lines[:5]) + "\n", "")
 
 
 def test_the_sums_are_those_that_are_right(rnncore):
-    lines = rnncore("train", "addition", "--steps", 1, "--out", "short").out.splitlines()
+    lines = rnncore("train", "addition", "--steps", 1, "--out", "short").out.splitlines()[5:]
     for first, second, third in zip(lines[0:21:3], lines[1:21:3], lines[2:21:3], strict=True):
         a, _, b, _, found, verdict, *true = first.split()
         assert int(found) == int(second.split()[1], 2)
@@ -247,17 +253,15 @@ def test_a_stopped_run_is_resumed(rnncore, monkeypatch, tmp_path):
     signal.signal(signal.SIGINT, before)
     assert stopped.code == 130
     assert "checkpoint.safetensors: --resume goes on from there" in stopped.err
-    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["checkpoint.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == [
+        "checkpoint.safetensors",
+        "run.json",
+    ]
 
     resumed = rnncore(*arguments)
     assert resumed.code == 0
     assert resumed.out == whole.out.replace("whole", "stopped")
-    assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == [
-        "curves.png",
-        "history.csv",
-        "metrics.json",
-        "model.safetensors",
-    ]
+    assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == FILES
     for name in ("history.csv", "metrics.json", "model.safetensors"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -297,6 +301,5 @@ def test_every_training_command_is_resumed(rnncore, monkeypatch, tmp_path, comma
         assert rnncore(*arguments, "stopped", "--checkpoint-every", 2).code == 130
     assert (tmp_path / "stopped" / "checkpoint.safetensors").exists()
     assert rnncore(*arguments, "stopped", "--resume").code == 0
-    assert not (tmp_path / "stopped" / "checkpoint.safetensors").exists()
     for name in ("history.csv", "metrics.json", "model.safetensors"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -66,7 +66,7 @@ def test_train_sine(rnncore, tmp_path, recipe):
     assert result.code == 0
     lines = result.out.splitlines()
     assert [line.split()[0] for line in lines[:-1]] == ["rmse_1", "last_value_1", "rmse_91", "last_value_91"]
-    assert lines[-1] == f"written to runs/sine: {FILES}"
+    assert lines[-1] == f"written to runs/sine: {FILES}, forecast.png"
     assert (tmp_path / "runs" / "sine" / "forecast.png").read_bytes().startswith(b"\x89PNG")
     assert rnncore("evaluate", "runs/sine").out.splitlines() == lines[:-1]
 

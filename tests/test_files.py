@@ -1,5 +1,7 @@
 """Files are written whole or not at all."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -36,6 +38,16 @@ def test_a_failure_leaves_the_old_file(tmp_path):
 def test_a_place_that_does_not_exist(tmp_path):
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "nowhere" / "a.txt") as part:
         part.write_text("new")
+
+
+def test_errors_name_the_file_that_was_asked_for(tmp_path):
+    with (
+        pytest.raises(OSError, match=rf"No such file .*'{tmp_path}/nowhere/a\.txt'$"),
+        replacing(tmp_path / "nowhere" / "a.txt") as part,
+    ):
+        part.write_text("new")
+    with pytest.raises(OSError, match="other"), replacing(tmp_path / "a.txt"):
+        Path("other").read_text()
 
 
 # --- what else a model file holds ---

@@ -12,11 +12,13 @@ import rnncore
 PACKAGE = Path(rnncore.__file__).parent
 # each may import what stands before it
 ORDER = [
+    "interrupt",
     "rows",
     "reference",
     "kernels",
     "checks",
     "files",
+    "tables",
     "datasets",
     "initializers",
     "losses",

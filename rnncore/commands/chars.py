@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,15 @@ import numpy as np
 import rnncore
 from rnncore import pictures, recipes
 from rnncore.commands.common import (
+    begin,
     checkpoint_options,
+    finish,
+    kept,
     model_file,
-    require_writable,
-    show_metrics,
-    show_outcome,
+    shows_progress,
     task_config,
     training_options,
     verbose_option,
-    write,
 )
 from rnncore.files import replacing
 from rnncore.tasks import CharLM, gradients
@@ -100,7 +101,7 @@ def train_chars(
     trained anew on all of that. The result is tested on the last tenth of the text, which neither has seen.
     """
     task = CharLM(file, batch_size=batch, chunk=chunk)
-    require_writable(out)
+    begin(out)
     if not quiet:
         click.echo(f"{task.source}: {len(task.ids):,} characters, {len(task.vocabulary)} different ones")
     if embedding is not None:
@@ -111,16 +112,17 @@ def train_chars(
         steps,
         hidden_size=hidden,
         num_layers=layers,
-        progress=not quiet,
+        progress=shows_progress(quiet),
         checkpoints=checkpoints,
         **options,
     )
-    show_outcome(run, verbose)
-    if not quiet:
+
+    def show_sample() -> None:
         beginning = decode(task.ids[:1], task.vocabulary)
         (text,) = sample(run.model, task.vocabulary, beginning, SHOWN, temperature=0.7, seed=seed)
         click.echo(f"\n{text}\n")
-    write(run, out)
+
+    finish(run, out, show=None if quiet else show_sample)
 
 
 @click.command("words")
@@ -180,28 +182,30 @@ def train_words(
             raise click.UsageError("the tutorial recipe is an Elman network of one layer, one word an update")
         train, batch = recipes.tutorial_words, 1
     task = CharLM(_words(words), batch_size=batch)
-    require_writable(out)
+    begin(out)
     runs = {}
     for k in dict.fromkeys(bptt):
         name = f"bptt-{k}"
-        run = runs[name] = train(task, seed, bptt=k, progress=not quiet, **options)
-        click.echo(name)
-        show_metrics(run.metrics)
-        if not quiet:
-            _show_probabilities(run)
-        write(run, out / name)
+        run = runs[name] = train(task, seed, bptt=k, progress=shows_progress(quiet), **options)
+        show = None if quiet else functools.partial(_show_probabilities, run)
+        finish(run, out / name, heading=name, show=show)
     if pictures.available():
         curves = {name: _losses(run) for name, run in runs.items()}
         panel = pictures.Panel("loss of a word, nats", curves, logarithmic=True)
         title = "How far the gradient goes back"
-        with replacing(out / "curves.png") as part:
+        with kept(out), replacing(out / "curves.png") as part:
             pictures.training_curves(part, title, list(run.history.metrics), [panel])
 
 
 def _words(words: tuple[str, ...]) -> list[str]:
-    """Return the words, or the lines of a file if there is one of that name."""
-    if len(words) == 1 and Path(words[0]).is_file():
-        return read(Path(words[0])).split()
+    """Return the words, or the lines of the file that is given instead."""
+    if len(words) > 1:
+        return list(words)
+    path = Path(words[0])
+    if path.is_file():
+        return [line.strip() for line in read(path).splitlines() if line.strip()]
+    if path.suffix or len(path.parts) > 1:  # nobody means to learn "words.txt" by heart
+        raise ValueError(f"there is no file {words[0]}")
     return list(words)
 
 
@@ -255,6 +259,8 @@ def sample_text(model: Path, prompt: str | None, stop: str | None, **options: An
 )
 def draw_gradients(model: Path, bptt: tuple[int | str, ...], out: Path) -> None:
     """Draw how far back in time the gradient of a character MODEL reaches, for texts."""
+    if not pictures.available():
+        raise click.ClickException('a picture needs matplotlib: pip install "rnncore[plot]"')
     path = model_file(model)
     network = rnncore.load(path)
     config = task_config(path)

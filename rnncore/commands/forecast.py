@@ -10,13 +10,13 @@ import click
 import rnncore
 from rnncore import datasets, pictures, recipes
 from rnncore.commands.common import (
+    begin,
     checkpoint_options,
+    finish,
     model_file,
-    require_writable,
-    show_metrics,
+    shows_progress,
     task_config,
     training_options,
-    write,
 )
 from rnncore.files import replacing
 from rnncore.models import Sequential
@@ -41,10 +41,10 @@ def train_sine(
     recipe: str, steps: int | None, seed: int, out: Path, quiet: bool, checkpoints: dict[str, Any]
 ) -> None:
     """Teach an LSTM a noisy sine wave, and let it draw the wave from its first 10 points."""
-    require_writable(out)
+    begin(out)
     train = recipes.tutorial_sine if recipe == "tutorial" else recipes.sine
     length = {} if steps is None else {"steps": steps}
-    _finish(train(seed, **length, progress=not quiet, checkpoints=checkpoints), out)
+    _finish(train(seed, **length, progress=shows_progress(quiet), checkpoints=checkpoints), out)
 
 
 @click.command("series")
@@ -101,11 +101,16 @@ def train_series(
         raise click.UsageError("FILE needs --column")
     series = read_csv(file, columns)
     task = Forecasting(series, season=season, columns=columns, noise=0.1, **options)
-    require_writable(out)
-    _finish(
-        recipes.series(task, seed, steps, hidden_size=hidden, progress=not quiet, checkpoints=checkpoints),
-        out,
+    begin(out)
+    run = recipes.series(
+        task,
+        seed,
+        steps,
+        hidden_size=hidden,
+        progress=shows_progress(quiet),
+        checkpoints=checkpoints,
     )
+    _finish(run, out)
 
 
 @click.command("forecast")
@@ -144,15 +149,15 @@ def _task_of(path: Path) -> Forecasting:
 
 def _finish(run: recipes.Run[Any], out: Path) -> None:
     """Show and write what came out, with a picture of the forecast."""
-    show_metrics(run.metrics)
-    write(run, out)
-    _draw(run.task, run.model, out / "forecast.png")
+    finish(run, out, draw=lambda: _draw(run.task, run.model, out / "forecast.png"))
 
 
 def _draw(
     task: Forecasting, model: Sequential, path: Path, start: int | None = None, steps: int | None = None
-) -> None:
+) -> list[str]:
     """Draw a forecast, if there is matplotlib to draw with."""
-    if pictures.available():
-        with replacing(path) as part:
-            task.draw_forecast(part, model, start, steps)
+    if not pictures.available():
+        return []
+    with replacing(path) as part:
+        task.draw_forecast(part, model, start, steps)
+    return [path.name]
