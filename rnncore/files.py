@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import zlib
@@ -14,6 +15,14 @@ import numpy as np
 
 FORMAT = 1  # of saved files; a file of a later one is refused
 EXTRA = "extra"  # entry of the header for what belongs to neither model nor checkpoint
+# longer ones first: the mark of UTF-32 begins with that of UTF-16
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 PREFIX = f".{EXTRA}"  # of its arrays; no parameter's name begins with a dot
 ARRAY = "array"  # stands in the header for an array of that name
 
@@ -158,6 +167,56 @@ def _header(path: str | os.PathLike[str], kind: str, metadata: Mapping[str, str]
     if others and kind not in header:
         raise ValueError(f"{path} is no {kind} of rnncore, but a {', '.join(sorted(others))}")
     return header
+
+
+def read_text(
+    path: str | os.PathLike[str], encoding: str | None = None, *, fallback: str | None = None
+) -> tuple[str, list[str]]:
+    """Return the text of a file and what its reader should know, if anything.
+
+    Parameters
+    ----------
+    path : path
+    encoding : str, optional
+        Any that Python knows. If not given, the byte-order mark decides, and without one it is UTF-8.
+    fallback : str, optional
+        Encoding of a file that is not UTF-8; if not given, such a file is an error.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If there is no such encoding, or the file is not in it.
+    """
+    data = Path(path).read_bytes()
+    marked = next((name for mark, name in MARKS if data.startswith(mark)), None)
+    # texts in UTF-16 without a mark have a zero in every other byte
+    nulls = (data[1:200:2].count(0), data[0:200:2].count(0))
+    if marked is None and max(nulls) > 0.4 * min(len(data), 200) / 2:
+        marked = "utf-16-le" if nulls[0] > nulls[1] else "utf-16-be"
+    name = encoding or marked or "utf-8"
+    if name == "utf-8" and b"\0" in data:
+        raise ValueError(f"{path} is no text file; of a spreadsheet, save a table as CSV")
+    try:
+        return _decoded(data, name), []
+    except LookupError:
+        raise ValueError(f"there is no encoding {encoding!r}: utf-8, utf-16 and cp1252 are usual") from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        where = f"byte 0x{data[error.start]:02x} in line {line}"
+        if encoding is None and fallback:
+            text = data.decode(fallback, errors="replace")
+            return text, [f"{path} is no UTF-8 text ({where}): it is read as {fallback}"]
+        kind = "UTF-8" if name == "utf-8" else name
+        advice = "" if encoding else ": give its encoding, such as cp1252 (Western Windows) or latin-1"
+        raise ValueError(f"{path} is no {kind} text: {where} cannot be read{advice}") from None
+
+
+def _decoded(data: bytes, encoding: str) -> str:
+    """Return a text without its byte-order mark, and with newlines as in Python."""
+    text = data.decode(encoding).removeprefix("\ufeff")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _detached(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
