@@ -23,7 +23,7 @@ from rnncore.commands.common import (
     checkpoint_options,
     finish,
     message,
-    model_file,
+    model_files,
     show_metrics,
     shows_progress,
     task_config,
@@ -174,17 +174,31 @@ cli.add_command(bench)
 
 @cli.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
-def evaluate(model: Path) -> None:
-    """Test a trained MODEL: a folder that `rnncore train` has written, or a model file in one."""
-    path = model_file(model)
-    network = rnncore.load(path)
-    show_metrics(_task_of(path).evaluate(network))
+@click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Where the text that the model was trained on lies now.",
+)
+def evaluate(model: Path, file: Path | None) -> None:
+    """Test a trained MODEL: the folder of a run or of several, or a model file."""
+    paths = model_files(model)
+    for path in paths:
+        network = rnncore.load(path)
+        if len(paths) > 1:
+            click.echo(path.parent.name)
+        show_metrics(_task_of(path, file).evaluate(network))
 
 
-def _task_of(path: Path) -> tasks.Task:
-    """Return the task that a model file was trained on."""
+def _task_of(path: Path, file: Path | None) -> tasks.Task:
+    """Return the task that a model file was trained on, with its text read from another file."""
     config = task_config(path)
+    if file is not None:
+        if not config.get("source"):
+            raise ValueError(f"{path} is no model of a text, for which --file is")
+        config["source"] = str(file)
     try:
         return TASKS[config.pop("name")](**config)
+    except OSError as error:
+        raise ValueError(f"{message(error)}: --file tells where the text of {path} lies now") from None
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"{path}: the task of the model cannot be made again: {error}") from None

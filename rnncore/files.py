@@ -222,8 +222,9 @@ def _decoded(data: bytes, encoding: str) -> str:
 def _detached(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
     """Return a value with every array in it replaced by the name under which it is put into `arrays`."""
     if isinstance(value, np.ndarray):
-        arrays[name] = np.ascontiguousarray(value)
-        return {ARRAY: name}
+        dates = value.dtype.kind == "M"  # which the format does not know
+        arrays[name] = np.ascontiguousarray(value.view(np.int64) if dates else value)
+        return {ARRAY: name} | ({"dtype": str(value.dtype)} if dates else {})
     if isinstance(value, Mapping):
         return {key: _detached(part, f"{name}.{key}", arrays) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -234,8 +235,9 @@ def _detached(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
 def _attached(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """Return a value with its arrays back in their places."""
     if isinstance(value, dict):
-        if value.keys() == {ARRAY}:
-            return arrays[value[ARRAY]]
+        if ARRAY in value and value.keys() <= {ARRAY, "dtype"}:
+            array = arrays[value[ARRAY]]
+            return array.view(value.get("dtype", array.dtype))
         return {key: _attached(part, arrays) for key, part in value.items()}
     return [_attached(part, arrays) for part in value] if isinstance(value, list) else value
 

@@ -274,8 +274,9 @@ def _require_rectangle(path: str | os.PathLike[str], names: Sequence[str], rows:
     """Raise unless every row has a field for each column."""
     for line, cells in rows:
         if len(cells) != len(names):
+            plural = "" if len(cells) == 1 else "s"
             raise ValueError(
-                f"{path}, line {line}: {len(cells)} fields, but the first line has {len(names)}. "
+                f"{path}, line {line}: {len(cells)} field{plural}, but the first line has {len(names)}. "
                 "A number with a decimal comma, or a text with a comma, must stand in quotes"
             )
 
@@ -485,7 +486,11 @@ def dates(texts: Sequence[str]) -> np.ndarray | int:
         if match is None:
             return i
         matches.append(match)
-    orders = [order for order in ("abc", "cba", "cab") if all(_fits(match, order) for match in matches)]
+    orders = ["abc", "cba", "cab"]
+    for i, match in enumerate(matches):
+        orders = [order for order in orders if _fits(match, order)]
+        if not orders:
+            return i
     found = []
     wrong = 0
     for order in orders:
@@ -546,47 +551,45 @@ def _unsteadiness(found: np.ndarray) -> tuple[bool, int]:
     return not ((steps >= 0).all() or (steps <= 0).all()), len(np.unique(steps))
 
 
-def step(found: np.ndarray) -> np.timedelta64 | None:
-    """Return the usual step of dates: some months, some seconds, or None for fewer than two dates."""
-    if len(found) < 2:
-        return None
-    months = found.astype("datetime64[M]")
-    within = (found - months.astype("datetime64[s]")).astype(np.int64)
-    if (within == within[0]).all() and (np.diff(months).astype(np.int64) > 0).all():
-        return _commonest(np.diff(months))
-    return _commonest(np.diff(found))
+def _months(found: np.ndarray) -> tuple[np.ndarray, np.timedelta64] | None:
+    """Return dates as months and the same distance from each one's beginning; None if they are no such dates.
+
+    The last day of a month is a day before the next one.
+    """
+    for shift in (np.timedelta64(0, "D"), np.timedelta64(1, "D")):
+        months = (found + shift).astype("datetime64[M]")
+        within = found - months.astype("datetime64[s]")
+        if (within == within[0]).all() and (np.diff(months).astype(np.int64) > 0).all():
+            return months, within[0]
+    return None
 
 
-def _commonest(steps: np.ndarray) -> np.timedelta64:
+def _commonest(steps: np.ndarray) -> Any:
+    """Return the step that most are."""
     kinds, counts = np.unique(steps, return_counts=True)
     return kinds[counts.argmax()]
 
 
 def extended(found: np.ndarray, length: int) -> np.ndarray:
-    """Return an index continued by its usual step, (length,)."""
+    """Return an index continued by its usual step, (length,); a single number goes on by 1, a date not."""
     more = np.arange(1, length - len(found) + 1)
-    if found.dtype.kind != "M":
-        rise = found[1] - found[0] if len(found) > 1 else 1.0
-        return np.concatenate([found, found[-1] + rise * more])[:length]
-    rise = step(found)
-    if rise is None:
-        return found[:length]
-    unit = np.datetime_data(rise.dtype)[0]
-    if unit == "M":
-        months = found[-1].astype("datetime64[M]")
-        beyond = (months + rise * more).astype("datetime64[s]") + (found[-1] - months.astype("datetime64[s]"))
+    months = _months(found) if found.dtype.kind == "M" else None
+    if len(found) < 2:
+        beyond = np.repeat(found, len(more)) if found.dtype.kind == "M" else found + more
+    elif months:
+        beyond = months[0][-1] + _commonest(np.diff(months[0])) * more + months[1]
     else:
-        beyond = found[-1] + rise * more
+        beyond = found[-1] + _commonest(np.diff(found)) * more
     return np.concatenate([found, beyond])[:length]
 
 
 def _gaps(name: str, found: np.ndarray, lines: Sequence[int]) -> list[str]:
     """Return what to say about dates that are not at one distance."""
-    usual = step(found)
-    if usual is None:
+    if len(found) < 2:
         return []
-    months = np.datetime_data(usual.dtype)[0] == "M"
-    steps = np.diff(found.astype("datetime64[M]") if months else found)
+    months = _months(found)
+    steps = np.diff(months[0] if months else found)
+    usual = _commonest(steps)
     odd = np.flatnonzero(steps != usual)
     if not len(odd):
         return []
@@ -607,6 +610,11 @@ def _span(step: np.timedelta64) -> str:
         sizes = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))  # type: ignore[assignment]
     unit, size = next((unit, size) for unit, size in sizes if count % size == 0)
     return f"{count // size} {unit}{'' if count == size else 's'}"
+
+
+def label(value: Any) -> str:
+    """Return an element of an index as text."""
+    return _day(value) if isinstance(value, np.datetime64) else f"{value:.10g}"
 
 
 def _day(date: np.datetime64) -> str:

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 import rnncore as rc
-from rnncore import datasets, recipes
+from rnncore import datasets, recipes, tables
 from rnncore.tasks import Forecasting, NoisySine
-from rnncore.tasks.forecasting import read_csv
 
 RAMP = np.arange(40.0)
 
@@ -177,38 +176,6 @@ def test_history_too_short():
         Forecasting(RAMP, window=3).closed_loop(Repeats(), np.zeros((1, 2, 1)), 1)
 
 
-# --- files ---
-
-
-def test_read_csv(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text("time,b,c\n0,1.5,-2\n1,2.5,3e1\n")
-    assert read_csv(path, ["c", "b"]).tolist() == [[-2, 1.5], [30, 2.5]]
-
-
-@pytest.mark.parametrize("value", ["", "n/a", "nan", "inf"])
-def test_read_csv_names_the_line_of_a_missing_value(tmp_path, value):
-    path = tmp_path / "a.csv"
-    path.write_text(f"a,b\n1,2\n3,{value}\n")
-    with pytest.raises(ValueError, match=r"a\.csv, line 3: b must be a number, got"):
-        read_csv(path, ["a", "b"])
-
-
-def test_read_csv_without_the_column(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="has no column 'c', but 'a', 'b'"):
-        read_csv(path, ["c"])
-
-
-def test_sunspots():
-    rows = read_csv(datasets.SUNSPOTS, ["year", "sunspots"])
-    assert np.array_equal(rows[:, 0], np.arange(1700, 2009))
-    found = dict(rows.tolist())
-    assert [found[year] for year in (1700, 1778, 1957, 2008)] == [5, 154.4, 190.2, 2.9]
-    assert found[1957] == max(found.values())
-
-
 # --- what is learnt ---
 
 
@@ -239,7 +206,7 @@ def test_tutorial_sine_begins_as_told():
 
 @pytest.mark.slow
 def test_sunspots_are_forecast_better_than_by_the_last_season():
-    series = read_csv(datasets.SUNSPOTS, ["sunspots"])
+    series = tables.read(datasets.SUNSPOTS).values
     task = Forecasting(series, season=11, output="all", noise=0.1)
     metrics = recipes.series(task, progress=False).metrics
     assert metrics["rmse_1"] < 22 < 33 < metrics["last_value_1"] < metrics["seasonal_1"]

@@ -314,11 +314,16 @@ def test_the_progress_bar_is_for_terminals(tmp_path):
         check=True,
     )
     assert done.stderr == ""
-    pty = pytest.importorskip("pty")
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     terminal, stderr = pty.openpty()
+    termios.tcsetwinsize(stderr, (24, 80))
     subprocess.run([COMMAND, "train", "addition", "--steps", "3"], cwd=tmp_path, stderr=stderr, check=True)
+    os.write(stderr, b"end")
+    shown = b""
+    while b"end" not in shown:
+        shown += os.read(terminal, 10_000)
+    assert b"3/3" in shown
     os.close(stderr)
-    assert b"3/3" in os.read(terminal, 10_000)
     os.close(terminal)
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from rnncore import pictures, recipes
+from rnncore import pictures, recipes, tables
+from rnncore.commands import measures
 from rnncore.files import load_extra, replacing
 
 Command = Callable[..., Any]
 
+MODEL = "model.safetensors"
 CHECKPOINT, RECORD = "checkpoint.safetensors", "run.json"
 NO_MATTER = {"out", "quiet", "verbose", "resume", "overwrite", "checkpoint_every"}  # to what a run computes
 NO_PICTURE = 'no picture without matplotlib: pip install "rnncore[plot]"'
@@ -45,6 +48,59 @@ def training_options(name: str) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def table_options(command: Command) -> Command:
+    """Add the options of how to read a table; they come as its argument `reading`, for `tables.read`."""
+
+    @click.option(
+        "--column",
+        "columns",
+        multiple=True,
+        help="Column of FILE by its name or its number from 1; may be given several times."
+        "  [default: all that hold numbers]",
+    )
+    @click.option(
+        "--fill", metavar="previous|linear|NUMBER", type=_fill, help="What to put for missing values."
+    )
+    @click.option(
+        "--decimal", type=click.Choice([".", ","]), help="The decimal mark.  [default: found in the file]"
+    )
+    @click.option("--encoding", help="Of FILE.  [default: UTF-8, UTF-16 or cp1252, found in the file]")
+    @functools.wraps(command)
+    def reads(
+        *,
+        columns: tuple[str, ...],
+        fill: str | float | None,
+        decimal: str | None,
+        encoding: str | None,
+        **arguments: Any,
+    ) -> None:
+        reading = {"columns": columns, "fill": fill, "decimal": decimal, "encoding": encoding}
+        command(reading=reading, **arguments)
+
+    return reads
+
+
+def _fill(value: str) -> str | float:
+    """Return what to fill missing values with."""
+    if value in ("previous", "linear"):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise click.BadParameter(f"must be previous, linear or a number, got {value!r}")
+    return number
+
+
+def read_table(file: Path, reading: Mapping[str, Any]) -> tables.Table:
+    """Read a table and say what is to be known about it."""
+    table = tables.read(file, **reading)
+    for note in table.notes:
+        click.echo(note if note.startswith(str(file)) else f"{file}: {note}", err=True)
+    return table
 
 
 verbose_option = click.option("--verbose", is_flag=True, help="Show what was tried and chosen.")
@@ -249,13 +305,9 @@ def _shown(value: Any) -> str:
 
 
 def show_metrics(metrics: dict[str, float]) -> None:
-    """Print one metric a line."""
-    for name, value in metrics.items():
-        kind, _, bits = name.partition("_")
-        if kind == "exact":
-            click.echo(f"exact sums of {bits:>2} bits  {value:.2%}")
-        else:
-            click.echo(f"{name} {value:.4g}")
+    """Print measures."""
+    for line in measures.lines(metrics):
+        click.echo(line)
 
 
 def show_outcome(run: recipes.Run[Any], verbose: bool) -> None:
@@ -279,12 +331,23 @@ def _brief(value: Any) -> str:
 
 def model_file(model: Path) -> Path:
     """Return the path of a model that was given as a file or as the folder of a run."""
+    first, *others = model_files(model)
+    if others:
+        folders = ", ".join(str(path.parent) for path in (first, *others))
+        raise ValueError(f"{model} holds several runs: give one of {folders}")
+    return first
+
+
+def model_files(model: Path) -> list[Path]:
+    """Return the paths of models: of a file, of the run in a folder, or of the runs in it."""
     if not model.is_dir():
-        return model
-    path = model / "model.safetensors"
-    if not path.exists():
-        raise ValueError(f"the folder {model} has no model.safetensors: rnncore train writes one")
-    return path
+        return [model]
+    if (model / MODEL).exists():
+        return [model / MODEL]
+    found = sorted(model.glob(f"*/{MODEL}"))
+    if not found:
+        raise ValueError(f"the folder {model} has no {MODEL}: rnncore train writes one")
+    return found
 
 
 def task_config(path: Path) -> dict[str, Any]:

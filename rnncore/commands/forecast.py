@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import csv
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 import rnncore
-from rnncore import datasets, pictures, recipes
+from rnncore import datasets, pictures, recipes, tables
 from rnncore.commands.common import (
     begin,
     checkpoint_options,
     finish,
     model_file,
+    read_table,
     shows_progress,
+    table_options,
     task_config,
     training_options,
 )
 from rnncore.files import replacing
 from rnncore.models import Sequential
 from rnncore.tasks import Forecasting, NoisySine
-from rnncore.tasks.forecasting import read_csv
 
+SHOWN = 10  # columns that a line names
 TASKS: dict[str, type[Forecasting]] = {"series": Forecasting, "sine": NoisySine}
 
 
@@ -49,12 +55,7 @@ def train_sine(
 
 @click.command("series")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
-@click.option(
-    "--column",
-    "columns",
-    multiple=True,
-    help="Column of FILE to read and to predict; may be given several times.",
-)
+@table_options
 @click.option(
     "--window", type=click.IntRange(min=1), default=20, show_default=True, help="Rows that are read."
 )
@@ -82,7 +83,7 @@ def train_sine(
 @checkpoint_options
 def train_series(
     file: Path | None,
-    columns: tuple[str, ...],
+    reading: dict[str, Any],
     season: int | None,
     steps: int,
     hidden: int,
@@ -94,14 +95,23 @@ def train_series(
 ) -> None:
     """Teach a GRU to forecast columns of FILE (CSV), or the yearly sunspot numbers."""
     if file is None:
-        if columns:
-            raise click.UsageError("--column needs a FILE")
-        file, columns, season = datasets.SUNSPOTS, ("sunspots",), season or 11
-    if not columns:
-        raise click.UsageError("FILE needs --column")
-    series = read_csv(file, columns)
-    task = Forecasting(series, season=season, columns=columns, noise=0.1, **options)
+        if any(reading.values()):
+            raise click.UsageError("--column, --fill, --decimal and --encoding need a FILE")
+        file, season = datasets.SUNSPOTS, season or 11
+    table = read_table(file, reading)
+    task = Forecasting(
+        table.values,
+        season=season,
+        columns=table.columns,
+        index=table.index,
+        index_name=table.index_name,
+        source=file.name,
+        noise=0.1,
+        **options,
+    )
     begin(out)
+    if not quiet:
+        click.echo(_described(file, table))
     run = recipes.series(
         task,
         seed,
@@ -116,23 +126,92 @@ def train_series(
 @click.command("forecast")
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "--start", type=click.IntRange(min=0), help="First row to predict.  [default: the first held out]"
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CSV file with another series to go on from.  [default: the series of the training]",
 )
-@click.option("--steps", type=click.IntRange(min=1), help="Rows to predict.  [default: to the end]")
-def forecast(model: Path, start: int | None, steps: int | None) -> None:
+@table_options
+@click.option(
+    "--start",
+    metavar="ROW|DATE",
+    help="First row to predict, counted from 0.  [default: the first held out; with --file, behind the end]",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Rows to predict.  [default: to the end; behind it, as many as were tested on]",
+)
+def forecast(
+    model: Path, file: Path | None, reading: dict[str, Any], start: str | None, steps: int | None
+) -> None:
     """Predict on from any row, each prediction read again, by MODEL: a folder of train sine or train series.
 
-    Prints CSV, and draws forecast.png into the folder.
+    Prints CSV, and draws forecast.png beside the model.
     """
     path = model_file(model)
-    task = _task_of(path)
-    network = rnncore.load(path)
-    start, steps = task.span(start, steps)
-    predicted = task.forecast(network, start, steps)
-    click.echo(",".join(["row", *task.columns]))
-    for row, values in enumerate(predicted.tolist(), start):
-        click.echo(",".join([str(row), *(f"{value:.6g}" for value in values)]))
-    _draw(task, network, path.with_name("forecast.png"), start, steps)
+    network, task = rnncore.load(path), _task_of(path)
+    series = tables.Table(task.columns, task.truth, task.index, task.index_name)
+    first, source = task.span()[0], task.source
+    if file is not None:
+        series, source = _series_like(task, file, reading), file.name
+        first = len(series.values)
+    elif any(reading.values()):
+        raise click.UsageError("--column, --fill, --decimal and --encoding are for --file")
+    if start is not None:
+        first = _row(start, series.index)
+    S, least = len(series.values), getattr(network, "rows", task.window)
+    if not least <= first <= S:
+        raise ValueError(f"start must lie in {least} ... {S}, as the model reads {least} rows, got {first}")
+    steps = steps or S - first or task.ahead
+    predicted = task.closed_loop(network, series.values[None, :first], steps)[0]
+    _print(task.columns, series, first, predicted)
+    if pictures.available():
+        title = pictures.forecast_title(task.columns, source)
+        with replacing(path.with_name("forecast.png")) as part:
+            pictures.forecast(
+                part, title, task.columns, series.values, first, predicted, series.index, series.index_name
+            )
+
+
+def _print(columns: Sequence[str], series: tables.Table, first: int, predicted: np.ndarray) -> None:
+    """Print a forecast as CSV."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    index = None if series.index is None else tables.extended(series.index, first + len(predicted))
+    writer.writerow(["row", *([] if index is None else [series.index_name]), *columns])
+    for row, values in enumerate(predicted.tolist(), first):
+        label = [] if index is None else [tables.label(index[row])]
+        writer.writerow([row, *label, *(f"{value:.6g}" for value in values)])
+
+
+def _row(start: str, index: np.ndarray | None) -> int:
+    """Return the row that is given by its number or its date."""
+    if start.isdecimal():
+        return int(start)
+    found = tables.dates([start])
+    if isinstance(found, int):
+        raise click.BadParameter(f"--start must be a row, counted from 0, or a date, got {start!r}")
+    if index is None or index.dtype.kind != "M":
+        raise click.BadParameter(f"--start must be a row: the series has no dates, got {start!r}")
+    return int(np.searchsorted(index, found[0]))
+
+
+def _series_like(task: Forecasting, file: Path, reading: Mapping[str, Any]) -> tables.Table:
+    """Return another series of the columns that a task has, or of those given for them."""
+    columns = reading["columns"] or task.columns
+    if len(columns) != len(task.columns):
+        names = ", ".join(task.columns)
+        raise ValueError(f"--column must be given for each column of the model ({names}), got {len(columns)}")
+    return read_table(file, {**reading, "columns": columns})
+
+
+def _described(file: Path, table: tables.Table) -> str:
+    """Return in one line what was read."""
+    columns = ", ".join(table.columns[:SHOWN])
+    more = f" and {len(table.columns) - SHOWN} others" if len(table.columns) > SHOWN else ""
+    span = ""
+    if table.index is not None:
+        span = f" ({table.index_name} {tables.label(table.index[0])} to {tables.label(table.index[-1])})"
+    return f"{file}: {len(table.values):,} rows{span} of {columns}{more}"
 
 
 def _task_of(path: Path) -> Forecasting:

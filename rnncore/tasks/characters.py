@@ -216,7 +216,10 @@ class CharLM:
         """
         metrics = self.validate(model)
         loss = metrics["validation_loss"] if not self.words else self._loss_of_character(model)
-        metrics |= {"perplexity": math.exp(loss), "bits_per_character": loss / math.log(2)}
+        metrics |= {
+            "perplexity": math.exp(loss) if loss < 700 else math.inf,
+            "bits_per_character": loss / math.log(2),
+        }
         reference = (
             {"ideal_word_loss": self.ideal_word_loss} if self.words else {"ngram_loss": self.ngram_loss}
         )

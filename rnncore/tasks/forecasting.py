@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -67,6 +66,12 @@ class Forecasting:
         N; what is left of the windows when they are dealt out waits for another epoch.
     columns : sequence of str, optional
         Names of the columns.
+    index : array_like of datetime64 or numbers, (S,), optional
+        Dates of the rows, or other numbers that rise with them: for pictures.
+    index_name : str, default "row"
+        What it is.
+    source : str, optional
+        Where the series is from: for the titles of pictures.
 
     Attributes
     ----------
@@ -100,6 +105,9 @@ class Forecasting:
         noise: float = 0.0,
         batch_size: int = 32,
         columns: Sequence[str] | None = None,
+        index: npt.ArrayLike | None = None,
+        index_name: str = "row",
+        source: str | None = None,
     ) -> None:
         self.window = checks.integer("window", window)
         self.horizon = checks.integer("horizon", horizon)
@@ -112,6 +120,10 @@ class Forecasting:
         self.columns = [f"column {c}" for c in range(C)] if columns is None else list(columns)
         if len(self.columns) != C:
             raise ValueError(f"columns must name {C} columns, got {len(self.columns)}")
+        self.index = None if index is None else checks.array("index", index)
+        if self.index is not None:
+            checks.shape("index", self.index, (S,))
+        self.index_name, self.source = index_name, source
         self.split = S - round(self.held_out * S)
         if self.split < self.window + self.horizon:
             raise ValueError(
@@ -148,6 +160,9 @@ class Forecasting:
             "noise": self.noise,
             "batch_size": self.batch_size,
             "columns": self.columns,
+            "index": self.index,
+            "index_name": self.index_name,
+            "source": self.source,
         }
 
     @property
@@ -372,7 +387,10 @@ class Forecasting:
         """Draw the series and a forecast over it into a PNG file; start and steps as for `forecast`."""
         start, steps = self.span(start, steps)
         predicted = self.forecast(model, start, steps)
-        pictures.forecast(path, "Forecast", self.columns, self.truth, start, predicted)
+        title = pictures.forecast_title(self.columns, self.source)
+        pictures.forecast(
+            path, title, self.columns, self.truth, start, predicted, self.index, self.index_name
+        )
 
 
 class NoisySine(Forecasting):
@@ -412,47 +430,6 @@ class NoisySine(Forecasting):
     def truth(self) -> np.ndarray:
         """The sine without noise, (101, 1)."""
         return self.clean
-
-
-def read_csv(path: str | os.PathLike[str], columns: Sequence[str]) -> np.ndarray:
-    """Read columns of numbers from a CSV file whose first line names them.
-
-    Parameters
-    ----------
-    path : path
-    columns : sequence of str
-
-    Returns
-    -------
-    ndarray of float64, (S, C)
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If it has no such column, or a value is missing or no number; its line is named.
-    """
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        for column in columns:
-            if column not in (reader.fieldnames or ()):
-                there = ", ".join(map(repr, reader.fieldnames or ())) or "none"
-                raise ValueError(f"{path} has no column {column!r}, but {there}")
-        return np.array(
-            [[_number(row[c], f"{path}, line {reader.line_num}: {c}") for c in columns] for row in reader]
-        ).reshape(-1, len(columns))
-
-
-def _number(text: str | None, place: str) -> float:
-    """Return the finite number that a text stands for."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        raise ValueError(f"{place} must be a number, got {text or 'nothing'!r}")
-    return value
 
 
 def _series(value: npt.ArrayLike) -> np.ndarray:

@@ -122,6 +122,12 @@ class AddingProblem(Problem):
         error = model.predict(sequences.x) - sequences.y
         return {"mse": float(np.mean(error.astype(np.float64) ** 2))}
 
+    def evaluate(self, model: Sequential) -> dict[str, float]:
+        """Return the score on 2000 other sequences, beside "mse_of_always_1" there."""
+        sequences = self.sample(TESTED, np.random.default_rng([self.seed, 1]))
+        ones = float(np.mean((sequences.y.astype(np.float64) - 1) ** 2))
+        return {**self.score(model, sequences), "mse_of_always_1": ones}
+
     def panels(self, metrics: Mapping[str, list[float]]) -> list[pictures.Panel]:
         """Return what to draw of the metrics that were measured during training."""
         return [pictures.Panel("mean squared error", metrics, logarithmic=True)]
@@ -183,6 +189,10 @@ class TemporalOrder(Problem):
         """Return "accuracy", the part of sequences classified right."""
         found = model.predict(sequences.x).argmax(axis=1)
         return {"accuracy": float(np.mean(found == sequences.y))}
+
+    def evaluate(self, model: Sequential) -> dict[str, float]:
+        """Return the score on 2000 other sequences, beside "accuracy_of_guessing"."""
+        return {**super().evaluate(model), "accuracy_of_guessing": 2.0**-self.symbols}
 
     def panels(self, metrics: Mapping[str, list[float]]) -> list[pictures.Panel]:
         """Return what to draw of the metrics that were measured during training."""
