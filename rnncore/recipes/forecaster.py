@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from rnncore.models import SequenceModel, Sequential
 from rnncore.optimizers import Adam
 from rnncore.recipes.run import Run, phase
+from rnncore.recipes.verdict import verdict
 from rnncore.schedules import Cosine, EarlyStopping
 from rnncore.tasks import Batch, Forecaster, Forecasting
 from rnncore.tasks.baselines import MOST, Baseline, best, futures, histories, thin
@@ -22,7 +24,8 @@ LEAST_UPDATES, MOST_UPDATES, EPOCHS = 300, 1500, 60
 VALIDATIONS = 40
 LEARNING_RATES = {"closed_loop": 0.005, "direct": 0.01}
 EXACT = 1e-6  # error of a baseline, in deviations of a column, of which nothing is left to learn
-WORTH = 0.01  # part of the error on the validation part that a network must save
+TINY = 1e-300
+WORTH = 0.02  # part of the error on the validation part that a network must save
 
 
 class Residuals:
@@ -107,7 +110,6 @@ def series(
     seed: int = 0,
     steps: int | None = None,
     *,
-    window: int | None = None,
     cell: str = "gru",
     hidden_size: int = 16,
     num_layers: int = 1,
@@ -129,13 +131,11 @@ def series(
     Parameters
     ----------
     task : Forecasting
-        Its `window`, `horizon`, `output` and `noise` are not used.
+        Its `horizon`, `output`, `noise` and `batch_size` are not used.
     seed : int, default 0
         For the first weights and the batches.
     steps : int, optional
         Updates of each network at most; if not given, 60 epochs, but 300 to 1500.
-    window : int, optional
-        Rows that the networks read; one season if not given, but 8 to 60, or 20 without season.
     cell : {"gru", "lstm", "rnn"}
     hidden_size : int, default 16
         Units of a layer.
@@ -162,14 +162,19 @@ def series(
     kinds = {"next": 1, "ahead": task.ahead}
     baselines = {kind: [best(own) for own in task.compare(ahead)] for kind, ahead in kinds.items()}
     deviation = task.series[: task.stop].std(axis=0)
-    rows = window or (min(max(task.season, 8), 60) if task.season else 20)
-    reads = Window(rows, task.season, np.where(deviation > 0, deviation, 1.0))
+    window = Window(task.window, task.season, np.where(deviation > 0, deviation, 1.0))
     corrections: dict[str, Correction] = {}
+    updates: dict[str, int] = {}
+    untrained: dict[str, str] = {}
     history = History()
     for name, kind in zip(NETWORKS, kinds, strict=True):
         parts = (kinds[kind], task.stop, task.split, batch_size, noise)
-        left = Residuals(task.series, reads, baselines[kind], *parts)
-        if len(task.series) < LEAST_ROWS or len(left.x) < LEAST_WINDOWS or not left.scale.any():
+        left = Residuals(task.series, window, baselines[kind], *parts)
+        if len(task.series) < LEAST_ROWS or len(left.x) < LEAST_WINDOWS:
+            untrained[name] = f"{len(task.series)} rows make only {len(left.x)} windows to learn from"
+            continue
+        if not left.scale.any():
+            untrained[name] = "the baseline makes no errors"
             continue
         if steps is not None:
             left.updates, left.every = steps, max(steps // VALIDATIONS, 10)
@@ -185,14 +190,19 @@ def series(
             **phase(checkpoints, name),
         )
         _append(history, course, name)
+        updates[name] = min(course.metrics, key=lambda step: course.metrics[step]["error"])
         corrections[name] = Correction(model, baselines[kind], left.scale)
-    none = np.zeros((len(task.columns), len(NETWORKS)))
-    forecaster = Forecaster(
-        task.columns, task.ahead, reads, baselines, corrections, dict.fromkeys(kinds, none)
-    )
-    forecaster.weights = {kind: _weights(task, forecaster, kind, ahead) for kind, ahead in kinds.items()}
+    forecaster = Forecaster(task.columns, task.ahead, window, baselines, corrections, {})
+    choice: dict[str, Any] = {
+        "season": task.season,
+        "window": task.window,
+        "best_update": updates,
+        "untrained": untrained,
+    }
+    for kind, ahead in kinds.items():
+        forecaster.weights[kind], choice[kind] = _mix(task, forecaster, kind, ahead)
     _refit(forecaster, task.series[: task.split])
-    return Run("series", task, forecaster, history, lambda metrics: [], {})
+    return Run("series", task, forecaster, history, lambda metrics: verdict(task, choice, metrics), choice)
 
 
 def _network(
@@ -221,34 +231,62 @@ def _append(history: History, course: History, name: str) -> None:
     history.metrics |= {before + step: {name: metrics["error"]} for step, metrics in course.metrics.items()}
 
 
-def _weights(task: Forecasting, forecaster: Forecaster, kind: str, steps: int) -> np.ndarray:
-    """Return what part of the forecast of each column is which network's, by the validation part, (C, 2).
+def _mix(
+    task: Forecasting, forecaster: Forecaster, kind: str, steps: int
+) -> tuple[np.ndarray, dict[str, dict[str, Any]]]:
+    """Choose, by the validation part, what part of the forecast of each column is which network's.
 
     Of each network, and of the mean of both, the best part in [0, 1] is found by least squares.
+
+    Returns
+    -------
+    weights : ndarray, (C, 2)
+    choice : dict
+        By column what was tried and chosen: the baseline, the weights, and all errors.
     """
     starts = thin(np.arange(task.stop, task.split - steps + 1), MOST)
     history = histories(task.series, starts, forecaster.rows)
     base = baseline(forecaster.baselines[kind], history, steps)
-    error = futures(task.series, starts, steps) - base
+    errors = futures(task.series, starts, steps) - base
     moves = {name: forecaster.correct(name, history, steps) - base for name in forecaster.corrections}
     mixes = [np.array([float(name == one) for name in NETWORKS]) for one in moves]
     if len(moves) > 1:
         mixes.append(np.full(len(NETWORKS), 1 / len(NETWORKS)))
     weights = np.zeros((len(task.columns), len(NETWORKS)))
-    for c in range(len(task.columns)):
-        least = (1 - WORTH) ** 2 * np.mean(error[:, :, c] ** 2)
+    choice = {}
+    for c, (column, compared) in enumerate(zip(task.columns, task.compare(steps), strict=True)):
+        error = errors[:, :, c]
+        least = (1 - WORTH) * _rms(error)
+        tried = {str(rule): rmse for rule, rmse in compared}
         for mix in mixes:
-            move = sum(part * moves[name][:, :, c] for name, part in zip(NETWORKS, mix, strict=True) if part)
-            part = np.clip((move * error[:, :, c]).sum() / max((move**2).sum(), 1e-300), 0, 1)
-            left = np.mean((error[:, :, c] - part * move) ** 2)
+            parts = dict(zip(NETWORKS, mix, strict=True))
+            move = sum(part * moves[name][:, :, c] for name, part in parts.items() if part)
+            gate = float(np.clip((move * error).sum() / max((move**2).sum(), TINY), 0, 1))
+            left = _rms(error - gate * move)
+            tried[" and ".join(name for name, part in parts.items() if part)] = left
             if left < least:
-                least, weights[c] = left, part * mix
-    return weights
+                least, weights[c] = left, gate * mix
+        choice[column] = {
+            "baseline": str(forecaster.baselines[kind][c]),
+            **dict(zip(NETWORKS, weights[c].tolist(), strict=True)),
+            "validation_rmse": least if weights[c].any() else _rms(error),
+            "tried": tried,
+        }
+    return weights, choice
+
+
+def _rms(error: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(error**2)))
 
 
 def _refit(forecaster: Forecaster, series: np.ndarray) -> None:
-    """Fit the baselines to more rows."""
-    forecaster.baselines = {
-        kind: [b.refit(column) for b, column in zip(own, series.T, strict=True)]
-        for kind, own in forecaster.baselines.items()
+    """Fit all baselines to more rows of the series."""
+
+    def refitted(baselines: Sequence[Baseline]) -> list[Baseline]:
+        return [rule.refit(column) for rule, column in zip(baselines, series.T, strict=True)]
+
+    forecaster.baselines = {kind: refitted(own) for kind, own in forecaster.baselines.items()}
+    forecaster.corrections = {
+        name: replace(correction, baselines=refitted(correction.baselines))
+        for name, correction in forecaster.corrections.items()
     }
