@@ -294,7 +294,8 @@ def test_a_forecast_that_loses_says_so_and_why(trained):
     assert (
         f"24 rows ahead, t: the last season does better on the held-out rows, RMSE "
         f"{worse['seasonal_24_t']:.4g} against {worse['rmse_24_t']:.4g}. On the validation part, "
-        f"which decides, it had {chosen['tried']['last season']:.4g} and the choice {chosen['validation_rmse']:.4g}."
+        f"which decides, it had {chosen['tried']['last season']:.4g} and the choice "
+        f"{chosen['validation_rmse']:.4g}."
     ) in run.verdict(worse)
 
 
