@@ -209,6 +209,24 @@ def test_options_reach_the_networks():
     assert len(run.history.loss) <= 40
 
 
+def test_one_row_ahead_takes_one_network():
+    task = Forecasting(series.logistic(300), ahead=1, window=5)
+    run = recipes.series(task, steps=50, progress=False)
+    assert list(run.model.corrections) == ["closed_loop"]
+    assert len(run.verdict(run.metrics)) == 1
+    assert run.model.forecast(task.series[:100], 3).shape == (3, 1)
+
+
+def test_with_nothing_held_out():
+    task = Forecasting(series.hourly(300), season=24, held_out=0)
+    run = recipes.series(task, steps=20, progress=False)
+    assert task.span(model=run.model) == (run.model.rows, 300 - run.model.rows)
+    assert task.forecast(run.model).shape == (300 - run.model.rows, 1)
+    with pytest.raises(ValueError, match=rf"start must lie in {run.model.rows} \.\.\. 300"):
+        task.forecast(run.model, run.model.rows - 1)
+    assert run.metrics["rmse_24"] < run.metrics["last_value_24"]
+
+
 def test_resumed(tmp_path):
     task = Forecasting(series.logistic(300), ahead=2)
     whole = recipes.series(task, steps=60, progress=False)

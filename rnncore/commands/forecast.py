@@ -195,7 +195,7 @@ def forecast(model: Path, start: int | None, steps: int | None) -> None:
     path = model_file(model)
     task = _task_of(path)
     network = rnncore.load(path)
-    start, steps = task.span(start, steps)
+    start, steps = task.span(start, steps, network)
     predicted = task.forecast(network, start, steps)
     click.echo(",".join(["row", *task.columns]))
     for row, values in enumerate(predicted.tolist(), start):

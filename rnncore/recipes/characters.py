@@ -127,5 +127,5 @@ def _verdict(metrics: Mapping[str, float]) -> list[str]:
         return []
     return [
         f"The network does not beat the n-gram model on the held-out text: {network:.3f} against "
-        f"{ngram:.3f} nats a character. More text would help it most."
+        f"{ngram:.3f} nats a character."
     ]

@@ -159,7 +159,7 @@ def series(
     Run
         Its model is a `rnncore.tasks.Forecaster`.
     """
-    kinds = {"next": 1, "ahead": task.ahead}
+    kinds = {"next": 1} | ({"ahead": task.ahead} if task.ahead > 1 else {})
     baselines = {kind: [best(own) for own in task.compare(ahead)] for kind, ahead in kinds.items()}
     deviation = task.series[: task.stop].std(axis=0)
     window = Window(task.window, task.season, np.where(deviation > 0, deviation, 1.0))
@@ -167,7 +167,7 @@ def series(
     updates: dict[str, int] = {}
     untrained: dict[str, str] = {}
     history = History()
-    for name, kind in zip(NETWORKS, kinds, strict=True):
+    for name, kind in zip(NETWORKS, kinds, strict=False):
         parts = (kinds[kind], task.stop, task.split, batch_size, noise)
         left = Residuals(task.series, window, baselines[kind], *parts)
         if len(task.series) < LEAST_ROWS or len(left.x) < LEAST_WINDOWS:

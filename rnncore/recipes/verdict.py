@@ -38,7 +38,7 @@ def verdict(task: Forecasting, choice: Mapping[str, Any], metrics: Mapping[str, 
     if not choice["best_update"]:
         lines.append(f"No network was trained: {next(iter(choice['untrained'].values()))}.")
     for kind, steps in {"next": 1, "ahead": task.ahead}.items():
-        for column, chosen in choice[kind].items():
+        for column, chosen in choice.get(kind, {}).items():
             what = f"{_rows(steps)} ahead, {column}"
             lines.append(f"{what}: {_sources(chosen, bool(choice['best_update']))}.")
             lines += _lost(task, f"{what}:", steps, column, chosen, metrics)

@@ -238,7 +238,8 @@ class Forecasting:
         ----------
         model : Sequential or Forecaster
         start : int, optional
-            First row to predict, from `window` to the end of the series; the first held-out row if not given.
+            First row to predict, from `window` (`Forecaster.rows`) to the end of the series; the first
+            held-out row if not given.
         steps : int, optional
             Rows to predict; to the end of the series, or else `ahead`, if not given.
 
@@ -246,18 +247,27 @@ class Forecasting:
         -------
         ndarray of float64, (steps, C)
         """
-        start, steps = self.span(start, steps)
+        start, steps = self.span(start, steps, model)
         return self.closed_loop(model, self.truth[None, :start], steps)[0]
 
-    def span(self, start: int | None = None, steps: int | None = None) -> tuple[int, int]:
+    def span(
+        self,
+        start: int | None = None,
+        steps: int | None = None,
+        model: Sequential | Forecaster | None = None,
+    ) -> tuple[int, int]:
         """Return first row and number of rows that `forecast` predicts."""
-        S = len(self.series)
-        start = self._first if start is None else checks.integer("start", start, minimum=0)
-        if not self.window <= start <= S:
+        S, rows = len(self.series), self._rows(model)
+        start = max(self._first, rows) if start is None else checks.integer("start", start, minimum=0)
+        if not rows <= start <= S:
             raise ValueError(
-                f"start must lie in {self.window} ... {S}, a window behind the first row, got {start}"
+                f"start must lie in {rows} ... {S}, behind the rows that are read first, got {start}"
             )
         return start, checks.integer("steps", (S - start or self.ahead) if steps is None else steps)
+
+    def _rows(self, model: Sequential | Forecaster | None) -> int:
+        """Return how many rows of history a model reads."""
+        return model.rows if isinstance(model, Forecaster) else self.window
 
     def validate(self, model: Sequential | Forecaster) -> dict[str, float]:
         """Return what `evaluate` does, from a part of the forecasts."""
@@ -281,7 +291,7 @@ class Forecasting:
     def _errors(self, model: Sequential | Forecaster, most_next: int, most_ahead: int) -> dict[str, float]:
         """Return the errors of at most so many forecasts of one row, and of `ahead` rows."""
         metrics = {}
-        rows = model.rows if isinstance(model, Forecaster) else self.window
+        rows = self._rows(model)
         for ahead in dict.fromkeys((1, self.ahead)):
             starts = np.arange(max(self._first, rows), len(self.truth) - ahead + 1)
             starts = thin(starts, most_next if ahead == 1 else most_ahead)
@@ -382,7 +392,7 @@ class Forecasting:
         steps: int | None = None,
     ) -> None:
         """Draw the series and a forecast over it into a PNG file; start and steps as for `forecast`."""
-        start, steps = self.span(start, steps)
+        start, steps = self.span(start, steps, model)
         predicted = self.forecast(model, start, steps)
         pictures.forecast(path, "Forecast", self.columns, self.truth, start, predicted)
 
