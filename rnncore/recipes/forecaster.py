@@ -24,7 +24,6 @@ LEAST_UPDATES, MOST_UPDATES, EPOCHS = 300, 1500, 60
 VALIDATIONS = 40
 LEARNING_RATES = {"closed_loop": 0.005, "direct": 0.01}
 EXACT = 1e-6  # error of a baseline, in deviations of a column, of which nothing is left to learn
-TINY = 1e-300
 WORTH = 0.02  # part of the error on the validation part that a network must save
 
 
@@ -86,6 +85,13 @@ class Residuals:
     def _scaled(self, errors: np.ndarray) -> np.ndarray:
         scaled = errors / np.where(self.scale > 0, self.scale, np.inf)
         return scaled.reshape(len(errors), self.scale.size).astype(np.float32)
+
+    def obstacle(self) -> str | None:
+        """Return why a network would learn nothing; None if it may."""
+        rows = len(self._cut[0])
+        if rows < LEAST_ROWS or len(self.x) < LEAST_WINDOWS:
+            return f"{rows} rows make only {len(self.x)} windows to learn from"
+        return None if self.scale.any() else "the baseline makes no errors"
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Yield the windows of the training part in random order; those left over wait."""
@@ -170,25 +176,14 @@ def series(
     for name, kind in zip(NETWORKS, kinds, strict=False):
         parts = (kinds[kind], task.stop, task.split, batch_size, noise)
         left = Residuals(task.series, window, baselines[kind], *parts)
-        if len(task.series) < LEAST_ROWS or len(left.x) < LEAST_WINDOWS:
-            untrained[name] = f"{len(task.series)} rows make only {len(left.x)} windows to learn from"
-            continue
-        if not left.scale.any():
-            untrained[name] = "the baseline makes no errors"
+        if obstacle := left.obstacle():
+            untrained[name] = obstacle
             continue
         if steps is not None:
             left.updates, left.every = steps, max(steps // VALIDATIONS, 10)
         model = _network(left, cell, hidden_size, num_layers, dropout, seed)
-        trainer = Trainer(model, "mse", Adam(lr=lr or LEARNING_RATES[name]), clip_norm=1.0, seed=seed)
-        course = trainer.fit(
-            left,
-            left.updates,
-            validate_every=left.every,
-            schedule=Cosine(left.updates),
-            early_stopping=EarlyStopping("error", patience=patience),
-            progress=progress,
-            **phase(checkpoints, name),
-        )
+        rate = LEARNING_RATES[name] if lr is None else lr
+        course = _train(model, left, rate, patience, seed, progress, phase(checkpoints, name))
         _append(history, course, name)
         updates[name] = min(course.metrics, key=lambda step: course.metrics[step]["error"])
         corrections[name] = Correction(model, baselines[kind], left.scale)
@@ -222,6 +217,28 @@ def _network(
     )
     model.params["head.weight"][...] *= 0.1
     return model
+
+
+def _train(
+    model: SequenceModel,
+    left: Residuals,
+    lr: float,
+    patience: int,
+    seed: int,
+    progress: bool,
+    checkpoints: Mapping[str, Any],
+) -> History:
+    """Train a network until the validation error gets no better, and keep its best weights."""
+    trainer = Trainer(model, "mse", Adam(lr=lr), clip_norm=1.0, seed=seed)
+    return trainer.fit(
+        left,
+        left.updates,
+        validate_every=left.every,
+        schedule=Cosine(left.updates),
+        early_stopping=EarlyStopping("error", patience=patience),
+        progress=progress,
+        **checkpoints,
+    )
 
 
 def _append(history: History, course: History, name: str) -> None:
@@ -261,7 +278,7 @@ def _mix(
         for mix in mixes:
             parts = dict(zip(NETWORKS, mix, strict=True))
             move = sum(part * moves[name][:, :, c] for name, part in parts.items() if part)
-            gate = float(np.clip((move * error).sum() / max((move**2).sum(), TINY), 0, 1))
+            gate = _gate(move, error)
             left = _rms(error - gate * move)
             tried[" and ".join(name for name, part in parts.items() if part)] = left
             if left < least:
@@ -273,6 +290,12 @@ def _mix(
             "tried": tried,
         }
     return weights, choice
+
+
+def _gate(move: np.ndarray, error: np.ndarray) -> float:
+    """Return the part in [0, 1] of a correction that leaves the least of the errors, by least squares."""
+    size = (move**2).sum()
+    return float(np.clip((move * error).sum() / size, 0, 1)) if size else 0.0
 
 
 def _rms(error: np.ndarray) -> float:
