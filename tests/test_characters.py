@@ -11,7 +11,7 @@ import pytest
 import rnncore as rc
 from rnncore import recipes
 from rnncore.tasks import CharLM, sampling
-from rnncore.tasks.characters import END, cross_entropy, decode, encode, sample
+from rnncore.tasks.characters import END, cross_entropy, decode, default_text, encode, sample
 from rnncore.tasks.ngrams import witten_bell
 
 TEXT = "the cat sat on the mat, the rat sat on the cat; " * 20
@@ -98,6 +98,90 @@ def test_a_small_text_is_learnt(task):
     assert list(run.history.metrics) == [100, 200, 300]
     for step, metrics in run.history.metrics.items():
         assert metrics["training_loss"] == pytest.approx(np.mean(run.history.loss[step - 100 : step]))
+
+
+def test_the_training_part_by_itself(task):
+    assert task.ngram_loss  # of the end held out, and kept
+    part = task.training_part(100)
+    assert decode(part.ids, task.vocabulary) == TEXT[:864]
+    assert part.split == 764
+    assert part.vocabulary == task.vocabulary
+    assert part.ngram_loss == witten_bell(task.ids[:864], 764, 13, 6)
+    assert task.split == 864
+    with pytest.raises(ValueError, match="text must have 4 streams of 10 characters"):
+        task.training_part(830)
+
+
+def test_sizes_by_the_length_of_a_text():
+    small, large = CharLM(TEXT), CharLM(TEXT * 320)
+    assert (small.batch_size, small.chunk, large.chunk) == (8, 32, 64)
+    assert list(small.model(4).layers) == ["embedding", "rnn", "head"]
+    model = large.model(init="zeros")
+    assert list(model.layers) == ["rnn", "head"]
+    assert isinstance(model.layers["rnn"], rc.GRU)
+    assert model.layers["rnn"].hidden_size == 256
+
+
+def test_a_text_is_learnt_for_as_long_as_it_bears():
+    task = CharLM(default_text()[:10_000])
+    run = recipes.characters(task, hidden_size=48, lr=0.01, progress=False)
+    choice = run.choice
+    losses = choice["validation_losses"]
+    assert losses[choice["best_update"]] == min(losses.values())
+    assert max(losses) == choice["best_update"] + 10 * 50  # patience
+    # half as long again, and on the validation part too
+    assert choice["validation_characters"] == 900
+    assert choice["updates"] == round(1.5 * choice["best_update"] * 9000 / 8100)
+    assert len(run.history.loss) == choice["updates"]
+    held_out = [metrics["validation_loss"] for metrics in run.history.metrics.values()]
+    assert run.metrics["validation_loss"] == held_out[-1] <= 1.02 * min(held_out)
+    assert run.metrics["validation_loss"] < run.metrics["ngram_loss"]
+    assert run.verdict(run.metrics) == []
+
+
+@pytest.mark.parametrize("stop", [2, 22])  # in the first training, and in the second
+def test_a_stopped_run_goes_on(monkeypatch, tmp_path, stop):
+    task = CharLM(TEXT, batch_size=4, chunk=10)
+    options = {"hidden_size": 8, "lr": 0.05, "patience": 2, "progress": False}
+    whole = recipes.characters(task, **options)
+    assert 4 < len(whole.choice["validation_losses"]) < 20
+    validate, calls = CharLM.validate, iter(range(100))
+
+    def stopped(self, model):
+        if next(calls) == stop:
+            raise KeyboardInterrupt
+        return validate(self, model)
+
+    checkpoints = {"checkpoint": tmp_path / "c.safetensors", "checkpoint_every": 10, "resume": True}
+    monkeypatch.setattr(CharLM, "validate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        recipes.characters(task, **options, checkpoints=checkpoints)
+    monkeypatch.setattr(CharLM, "validate", validate)
+    again = recipes.characters(task, **options, checkpoints=checkpoints)
+    assert again.choice == whole.choice
+    assert again.history.loss == whole.history.loss
+
+
+def test_steps_that_are_given_are_made(task):
+    run = recipes.characters(task, steps=25, hidden_size=8, progress=False)
+    assert len(run.history.loss) == 25
+    assert run.choice["updates"] == 25
+
+
+def test_a_network_that_counting_beats_says_so(task):
+    run = recipes.characters(task, steps=1, hidden_size=8, progress=False)
+    (line,) = run.verdict({"validation_loss": 2.5, "ngram_loss": 2.1})
+    assert line.startswith(
+        "The network does not beat the n-gram model on the held-out text: 2.500 against 2.100"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [10_000, 30_000, 100_000])
+def test_the_best_of_a_run_is_what_is_kept(size):
+    run = recipes.characters(CharLM(default_text()[-size:]), progress=False)
+    held_out = [metrics["validation_loss"] for metrics in run.history.metrics.values()]
+    assert run.metrics["validation_loss"] <= 1.02 * min(held_out)
 
 
 def test_default_text():
@@ -208,6 +292,56 @@ def test_losses_of_words():
     assert task.probabilities(model, ["to", "vectors"[:-1]]) == pytest.approx(
         np.exp([-expected[1], -expected[0]])
     )
+
+
+def test_what_the_first_letters_leave_open():
+    task = CharLM(["to", "to", "ten", "vector"])
+    # of 5 words, the newline among them: twice to costs log(3/2), ten log 3, the others nothing
+    assert task.ideal_word_loss == pytest.approx((2 * math.log(1.5) + math.log(3)) / 5)
+    assert task.evaluate(task.model(3))["ideal_word_loss"] == task.ideal_word_loss
+    assert CharLM(["ab", "ac"], held_out=0.5).ideal_word_loss == 0
+
+
+def invented(count, seed=0):
+    """Words of syllables."""
+    rng = np.random.default_rng(seed)
+    words = set()
+    while len(words) < count:
+        pairs = rng.choice(list("bdgklmnprst"), 4), rng.choice(list("aeiou"), 4)
+        words.add("".join(map("".join, zip(*pairs, strict=True)))[: rng.integers(3, 9)])
+    return sorted(words)
+
+
+def above_ideal(words, bptt):
+    run = recipes.words(CharLM(words), bptt=bptt, progress=False)
+    return run.metrics["word_loss"] - run.metrics["ideal_word_loss"]
+
+
+def test_full_backpropagation_learns_a_list():
+    naive, full = (above_ideal(invented(20), bptt) for bptt in (1, "full"))
+    assert full <= naive
+    assert full < 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "most"), [(80, 0.1), (200, 0.2), (300, 0.3)])
+def test_full_backpropagation_learns_long_lists(count, most):
+    naive, full = (above_ideal(invented(count), bptt) for bptt in (1, "full"))
+    assert full <= naive
+    assert full < most
+
+
+def test_the_curve_of_words():
+    run = recipes.words(CharLM(invented(40)), epochs=120, hidden_size=8, progress=False)
+    steps = list(run.history.metrics)
+    assert len(steps) == 60
+    assert steps[-1] == len(run.history.loss) == 240
+    assert run.metrics["word_loss"] == run.history.metrics[240]["word_loss"]
+
+
+def test_the_tutorial_makes_an_update_after_every_word():
+    with pytest.raises(ValueError, match=r"task\.batch_size must be 1, got 3"):
+        recipes.tutorial_words(CharLM(["to", "on"]), progress=False)
 
 
 def test_words_held_out():

@@ -96,6 +96,26 @@ def test_train_words_compares_how_far_the_gradient_goes(rnncore, tmp_path):
         assert shown == ["loss of a word", "perplexity", "loss in bits"]
 
 
+def test_words_by_the_tutorial(rnncore):
+    words = ["train", "words", "vector", "--recipe", "tutorial", "--quiet", "--bptt", 1]
+    result = rnncore(*words, "--epochs", 101)
+    assert result.code == 0
+    assert result.out.splitlines()[1].split()[0] == "word_loss"
+    losses = (result.out.splitlines()[1].split()[1], 0.025)
+    assert float(losses[0]) < losses[1]
+    assert "is an Elman network" in rnncore(*words, "--batch", 2).err
+    assert "is an Elman network" in rnncore(*words, "--cell", "gru").err
+
+
+def test_what_was_chosen_is_told(rnncore, text, tmp_path):
+    result = rnncore("train", "chars", text, "--hidden", 8, "--quiet", "--verbose", "--patience", 1)
+    assert result.code == 0
+    shown = dict(line.split(": ", 1) for line in result.out.splitlines() if ": " in line)
+    assert {"updates", "epochs", "best_update", "validation_losses"} <= set(shown)
+    about = json.loads((tmp_path / "runs" / "chars" / "metrics.json").read_text(encoding="utf-8"))
+    assert str(about["choice"]["updates"]) == shown["updates"]
+
+
 def test_words_from_a_file_are_learnt(rnncore, tmp_path):
     (tmp_path / "words.txt").write_text("on\nno\n\nup\n", encoding="utf-8")
     result = rnncore("train", "words", "words.txt", "--bptt", "full", "--epochs", 300, "--quiet")

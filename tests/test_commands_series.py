@@ -1,6 +1,7 @@
 """Commands for forecasting and for the long-lag problems: what they print and write, and wrong input."""
 
 import csv
+import json
 import re
 import sys
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+import rnncore as rc
 from rnncore import cli
 
 
@@ -76,8 +78,9 @@ def test_train_sine(rnncore, tmp_path, recipe):
     assert rnncore("evaluate", "runs/sine").out.splitlines() == lines[:-1]
 
 
-def test_train_series_and_forecast_from_the_folder(rnncore, table, tmp_path):
-    options = ("--window", 5, "--horizon", 2, "--season", 6, "--steps", 3, "--quiet", "--out", "run")
+@pytest.mark.parametrize("extra", [(), ("--recipe", "network", "--horizon", 2)])
+def test_train_series_and_forecast_from_the_folder(rnncore, table, tmp_path, extra):
+    options = ("--window", 5, "--season", 6, "--steps", 3, "--quiet", "--out", "run", *extra)
     result = rnncore("train", "series", table, "--column", "time", "--column", "wave", *options)
     assert result.code == 0
     shown = [line.split("  ")[0] for line in result.out.splitlines()[1:5]]
@@ -103,6 +106,21 @@ def test_the_included_series(rnncore):
     assert first.out.splitlines()[1].startswith("247,1947,")
 
 
+def test_what_was_chosen_is_told(rnncore, table, tmp_path):
+    result = rnncore("train", "series", table, "--column", "wave", "--quiet", "--verbose", "--ahead", 3)
+    assert result.code == 0
+    lines = result.out.splitlines()
+    assert any(line.startswith("1 row ahead, wave: AR(") for line in lines)
+    assert any(line.startswith("3 rows ahead, wave: AR(") for line in lines)
+    assert "next:" in lines
+    assert sum(line.startswith("    tried: last value ") for line in lines) == 2
+    about = json.loads((tmp_path / "runs" / "series" / "metrics.json").read_text(encoding="utf-8"))
+    assert set(about["choice"]["next"]["wave"]["tried"]) >= {"last value", "AR(1)", "AR(2)"}
+    forecaster = rc.load(tmp_path / "runs" / "series" / "model.safetensors")  # alone, of raw values
+    wave = np.sin(np.arange(200.0))
+    assert forecaster.forecast(wave[:150], 50) == pytest.approx(wave[150:], abs=1e-3)
+
+
 def test_without_matplotlib(rnncore, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert rnncore("train", "sine", "--steps", 1, "--quiet").code == 0
@@ -118,6 +136,8 @@ def test_without_matplotlib(rnncore, monkeypatch, tmp_path):
         (["train", "reber", "--steps", 0], ["--steps"]),
         (["train", "sine", "--recipe", "fast"], ["fast"]),
         (["train", "series", "nowhere.csv", "--column", "a"], ["nowhere.csv"]),
+        (["train", "series", "--horizon", 2], ["--horizon is for --recipe network"]),
+        (["train", "series", "--recipe", "network", "--patience", 2], ["--patience is for the default"]),
         (["train", "series", "--column", "a"], ["--column", "FILE"]),
         (["train", "series", "table.csv", "--column", "height"], ["no column 'height'", "'wave'"]),
         (["train", "series", "table.csv", "--column", "name"], ["line 2", "name0"]),

@@ -149,7 +149,7 @@ def train_chars(
     "--hidden",
     "hidden_size",
     type=click.IntRange(min=1),
-    help="Units of a layer.  [default: 50; 128 for more than 300 words; tutorial 50]",
+    help="Units of a layer.  [default: 50]",
 )
 @click.option("--lr", type=float, help="Learning rate.  [default: 0.01; tutorial 0.1]")
 @click.option("--batch", type=click.IntRange(min=1), help="Words an update.  [default: 32; tutorial 1]")

@@ -316,8 +316,17 @@ def show_outcome(run: recipes.Run[Any], verbose: bool) -> None:
     for note in run.verdict(run.metrics):
         click.echo(note)
     if verbose:
-        for name, value in (run.choice or {}).items():
-            click.echo(f"{name}: {_brief(value)}")
+        _show_choice(run.choice or {})
+
+
+def _show_choice(choice: Mapping[str, Any], indent: str = "") -> None:
+    """Print how a recipe chose, a line for each name that has no further names below it."""
+    for name, value in choice.items():
+        if isinstance(value, dict) and any(isinstance(below, dict) for below in value.values()):
+            click.echo(f"{indent}{name}:")
+            _show_choice(value, f"{indent}  ")
+        else:
+            click.echo(f"{indent}{name}: {_brief(value)}")
 
 
 def _brief(value: Any) -> str:

@@ -2,10 +2,10 @@
 
 from rnncore.recipes.addition import addition, tutorial_addition
 from rnncore.recipes.characters import characters
-from rnncore.recipes.forecasting import sine, tutorial_sine
+from rnncore.recipes.forecaster import series
+from rnncore.recipes.forecasting import network_series, sine, tutorial_sine
 from rnncore.recipes.problems import adding_problem, reber, temporal_order
 from rnncore.recipes.run import Run, WrittenTask
-from rnncore.recipes.series import series
 from rnncore.recipes.words import tutorial_words, words
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "adding_problem",
     "addition",
     "characters",
+    "network_series",
     "reber",
     "series",
     "sine",

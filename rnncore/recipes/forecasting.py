@@ -14,16 +14,20 @@ from rnncore.tasks import Forecasting, NoisySine
 from rnncore.trainer import Trainer
 
 
-def series(
+def network_series(
     task: Forecasting,
     seed: int = 0,
     steps: int = 300,
     *,
+    cell: str = "gru",
     hidden_size: int = 16,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    lr: float = 0.003,
     progress: bool = True,
     checkpoints: Mapping[str, Any] | None = None,
 ) -> Run[Forecasting]:
-    """Train a GRU to forecast a series; a short series is soon learnt by heart, so this one stops early.
+    """Train a network alone, without baselines, to forecast a series.
 
     Parameters
     ----------
@@ -32,15 +36,21 @@ def series(
         For the first weights and the batches.
     steps : int, default 300
         Number of updates.
+    cell : {"gru", "lstm", "rnn"}
     hidden_size : int, default 16
-        Units.
+        Units of a layer.
+    num_layers : int, default 1
+    dropout : float, default 0
+        Between layers.
+    lr : float, default 0.003
+        Learning rate.
     progress : bool
         Show a progress bar.
     checkpoints : mapping, optional
         Arguments checkpoint, checkpoint_every and resume of `Trainer.fit`.
     """
-    model = task.model(hidden_size, cell="gru", seed=seed)
-    return train("series", task, model, "mse", steps, Cosine(steps), seed, progress, checkpoints, lr=0.003)
+    model = task.model(hidden_size, cell=cell, num_layers=num_layers, dropout=dropout, seed=seed)
+    return train("series", task, model, "mse", steps, Cosine(steps), seed, progress, checkpoints, lr=lr)
 
 
 def sine(

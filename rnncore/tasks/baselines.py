@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 FITTED = 20_000  # rows that an autoregression is fitted to: the latest ones, since more change little
+NEAR = 1.02  # errors that differ by less do not tell two baselines apart
 MOST = 1000  # forecasts by which baselines are compared, and rows of a season that is found
 
 
@@ -160,7 +161,9 @@ def thin(values: np.ndarray, most: int) -> np.ndarray:
 
 def candidates(series: np.ndarray, season: int | None) -> list[Baseline]:
     """Return the baselines of a column (S,)."""
-    simple: list[Baseline] = [LastValue(), *([LastSeason(season)] if season else [])]
+    simple: list[Baseline] = [LastValue()]
+    if season and season <= len(series):
+        simple.append(LastSeason(season))
     return [*simple, *autoregressions(series, orders(len(series), season))]
 
 
@@ -174,8 +177,10 @@ def errors(baselines: Sequence[Baseline], series: np.ndarray, starts: np.ndarray
 
 
 def best(compared: Sequence[tuple[Baseline, float]], kind: type[Baseline] = Baseline) -> Baseline:
-    """Return the baseline of a kind with the least error."""
-    return min((pair for pair in compared if isinstance(pair[0], kind)), key=lambda pair: pair[1])[0]
+    """Return the first baseline of a kind whose error is near the least: simple rules come first."""
+    own = [(rule, error) for rule, error in compared if isinstance(rule, kind)]
+    least = min(error for _, error in own)
+    return next(rule for rule, error in own if error <= NEAR * least)
 
 
 def find_season(series: np.ndarray) -> int | None:

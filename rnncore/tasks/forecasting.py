@@ -45,8 +45,9 @@ class Forecasting:
     ----------
     series : array_like, (S,) or (S, C) numbers
         S rows of C columns, all of which are read and predicted.
-    window : int, default 20
-        T, rows that the network reads.
+    window : int, optional
+        T, rows that a network reads. If not given: one season, but 8 to 60 rows, or 20 without season; of a
+        short series half of the training part at most.
     horizon : int, default 1
         Rows that it predicts at once.
     output : {"last", "all"}
@@ -80,7 +81,10 @@ class Forecasting:
         Rows in the training part.
     stop : int
         The first of its last rows, the validation part: what is chosen is chosen by the errors there. It has
-        a fifth of the training part or two times `ahead` rows, but a third of the training part at most.
+        a fifth of the training part or two times `ahead` rows, but a third of the training part at most, if
+        that is `ahead` rows.
+    found_season : bool
+        Whether `season` was looked for.
     mean, deviation : ndarray of float64, (C,)
         Of the training part; a column that is constant there counts as of deviation 1.
 
@@ -96,7 +100,7 @@ class Forecasting:
         self,
         series: npt.ArrayLike,
         *,
-        window: int = 20,
+        window: int | None = None,
         horizon: int = 1,
         output: str = "last",
         held_out: float = 0.2,
@@ -109,7 +113,6 @@ class Forecasting:
         index_name: str = "row",
         source: str | None = None,
     ) -> None:
-        self.window = checks.integer("window", window)
         self.horizon = checks.integer("horizon", horizon)
         self.output = checks.choice("output", output, ("last", "all"))
         self.held_out = checks.real("held_out", held_out, high=1.0)
@@ -125,18 +128,24 @@ class Forecasting:
             checks.shape("index", self.index, (S,))
         self.index_name, self.source = index_name, source
         self.split = S - round(self.held_out * S)
+        self.found_season = season == "auto"
+        if season == "auto":
+            season = find_season(self.series[: self.split - self.split // 5])
+        self.season = None if season is None else checks.integer("season", season)
+        if window is None:
+            window = min(max(self.season, 8), 60) if self.season else 20
+            window = max(min(window, self.split // 2), 1)
+        self.window = checks.integer("window", window)
         if self.split < self.window + self.horizon:
             raise ValueError(
                 f"series has {self.split} rows to train on, "
                 f"but a window and its horizon take {self.window + self.horizon}"
             )
-        if season == "auto":
-            season = find_season(self.series[: self.split - self.split // 5])
-        self.season = None if season is None else checks.integer("season", season)
         if ahead is None:
             ahead = max(min(self.season or self.window, S - self._first), 1)
         self.ahead = checks.integer("ahead", ahead)
-        self.stop = self.split - min(max(self.split // 5, 2 * self.ahead), self.split // 3)
+        usual = min(max(self.split // 5, 2 * self.ahead), self.split // 3)
+        self.stop = self.split - max(usual, min(self.ahead, self.split // 2))
         if self.season is not None and self.season > self.split:
             raise ValueError(f"season = {self.season} is longer than the training part of {self.split} rows")
         if S - self.ahead < self._first:
@@ -244,7 +253,8 @@ class Forecasting:
         ----------
         model : Sequential or Forecaster
         start : int, optional
-            First row to predict, from `window` to the end of the series; the first held-out row if not given.
+            First row to predict, from `window` (`Forecaster.rows`) to the end of the series; the first
+            held-out row if not given.
         steps : int, optional
             Rows to predict; to the end of the series, or else `ahead`, if not given.
 
@@ -252,18 +262,27 @@ class Forecasting:
         -------
         ndarray of float64, (steps, C)
         """
-        start, steps = self.span(start, steps)
+        start, steps = self.span(start, steps, model)
         return self.closed_loop(model, self.truth[None, :start], steps)[0]
 
-    def span(self, start: int | None = None, steps: int | None = None) -> tuple[int, int]:
+    def span(
+        self,
+        start: int | None = None,
+        steps: int | None = None,
+        model: Sequential | Forecaster | None = None,
+    ) -> tuple[int, int]:
         """Return first row and number of rows that `forecast` predicts."""
-        S = len(self.series)
-        start = self._first if start is None else checks.integer("start", start, minimum=0)
-        if not self.window <= start <= S:
+        S, rows = len(self.series), self._rows(model)
+        start = max(self._first, rows) if start is None else checks.integer("start", start, minimum=0)
+        if not rows <= start <= S:
             raise ValueError(
-                f"start must lie in {self.window} ... {S}, a window behind the first row, got {start}"
+                f"start must lie in {rows} ... {S}, behind the rows that are read first, got {start}"
             )
         return start, checks.integer("steps", (S - start or self.ahead) if steps is None else steps)
+
+    def _rows(self, model: Sequential | Forecaster | None) -> int:
+        """Return how many rows of history a model reads."""
+        return model.rows if isinstance(model, Forecaster) else self.window
 
     def validate(self, model: Sequential | Forecaster) -> dict[str, float]:
         """Return what `evaluate` does, from a part of the forecasts."""
@@ -287,9 +306,9 @@ class Forecasting:
     def _errors(self, model: Sequential | Forecaster, most_next: int, most_ahead: int) -> dict[str, float]:
         """Return the errors of at most so many forecasts of one row, and of `ahead` rows."""
         metrics = {}
-        rows = model.rows if isinstance(model, Forecaster) else self.window
+        rows = self._rows(model)
         for ahead in dict.fromkeys((1, self.ahead)):
-            starts = np.arange(self._first, len(self.truth) - ahead + 1)
+            starts = np.arange(max(self._first, rows), len(self.truth) - ahead + 1)
             starts = thin(starts, most_next if ahead == 1 else most_ahead)
             forecasts = [
                 self.closed_loop(model, histories(self.truth, part, rows), ahead)
@@ -298,7 +317,7 @@ class Forecasting:
             found = {"rmse": self._rmse(np.concatenate(forecasts), starts)}
             for name, each in (found | self._baseline_errors(ahead, starts)).items():
                 for column, error in zip(self.columns, each, strict=True):
-                    metrics[f"{name}_{ahead}{self._suffix(column)}"] = error
+                    metrics[f"{name}_{ahead}{self.suffix(column)}"] = error
         return metrics
 
     def _rmse(self, forecasts: np.ndarray, starts: np.ndarray) -> list[float]:
@@ -333,6 +352,8 @@ class Forecasting:
         steps : int
             Rows that forecasts have.
         """
+        if self.stop + steps > self.split:
+            raise ValueError(f"{steps} rows ahead are more than half of the {self.split} rows to train on")
         if not self._fitted:
             self._fitted = [candidates(column[: self.stop], self.season) for column in self.series.T]
         starts = thin(np.arange(self.stop, self.split - steps + 1), MOST)
@@ -341,7 +362,8 @@ class Forecasting:
             for fitted, column in zip(self._fitted, self.series.T, strict=True)
         ]
 
-    def _suffix(self, column: str) -> str:
+    def suffix(self, column: str) -> str:
+        """Return what the names of a column's metrics end in."""
         return f"_{column}" if len(self.columns) > 1 else ""
 
     def draw(self, path: str | os.PathLike[str], metrics: Mapping[int, Mapping[str, float]]) -> None:
@@ -372,7 +394,7 @@ class Forecasting:
                 curves = {
                     label: [values[key] for values in metrics.values()]
                     for name, label in names.items()
-                    if (key := f"{name}_{ahead}{self._suffix(column)}") in next(iter(metrics.values()), {})
+                    if (key := f"{name}_{ahead}{self.suffix(column)}") in next(iter(metrics.values()), {})
                 }
                 panels.append(pictures.Panel(f"RMSE of {column},\n{ahead} ahead", curves))
         pictures.training_curves(path, "Forecasting", list(metrics), panels)
@@ -385,7 +407,7 @@ class Forecasting:
         steps: int | None = None,
     ) -> None:
         """Draw the series and a forecast over it into a PNG file; start and steps as for `forecast`."""
-        start, steps = self.span(start, steps)
+        start, steps = self.span(start, steps, model)
         predicted = self.forecast(model, start, steps)
         title = pictures.forecast_title(self.columns, self.source)
         pictures.forecast(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from rnncore.models import SequenceModel, Sequential
 from rnncore.optimizers import Adam
 from rnncore.recipes.run import Run, phase
+from rnncore.recipes.verdict import verdict
 from rnncore.schedules import Cosine, EarlyStopping
 from rnncore.tasks import Batch, Forecaster, Forecasting
 from rnncore.tasks.baselines import MOST, Baseline, best, futures, histories, thin
@@ -22,7 +24,7 @@ LEAST_UPDATES, MOST_UPDATES, EPOCHS = 300, 1500, 60
 VALIDATIONS = 40
 LEARNING_RATES = {"closed_loop": 0.005, "direct": 0.01}
 EXACT = 1e-6  # error of a baseline, in deviations of a column, of which nothing is left to learn
-WORTH = 0.01  # part of the error on the validation part that a network must save
+WORTH = 0.02  # part of the error on the validation part that a network must save
 
 
 class Residuals:
@@ -84,6 +86,13 @@ class Residuals:
         scaled = errors / np.where(self.scale > 0, self.scale, np.inf)
         return scaled.reshape(len(errors), self.scale.size).astype(np.float32)
 
+    def obstacle(self) -> str | None:
+        """Return why a network would learn nothing; None if it may."""
+        rows = len(self._cut[0])
+        if rows < LEAST_ROWS or len(self.x) < LEAST_WINDOWS:
+            return f"{rows} rows make only {len(self.x)} windows to learn from"
+        return None if self.scale.any() else "the baseline makes no errors"
+
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Yield the windows of the training part in random order; those left over wait."""
         order = rng.permutation(len(self.x))
@@ -107,7 +116,6 @@ def series(
     seed: int = 0,
     steps: int | None = None,
     *,
-    window: int | None = None,
     cell: str = "gru",
     hidden_size: int = 16,
     num_layers: int = 1,
@@ -129,13 +137,11 @@ def series(
     Parameters
     ----------
     task : Forecasting
-        Its `window`, `horizon`, `output` and `noise` are not used.
+        Its `horizon`, `output`, `noise` and `batch_size` are not used.
     seed : int, default 0
         For the first weights and the batches.
     steps : int, optional
         Updates of each network at most; if not given, 60 epochs, but 300 to 1500.
-    window : int, optional
-        Rows that the networks read; one season if not given, but 8 to 60, or 20 without season.
     cell : {"gru", "lstm", "rnn"}
     hidden_size : int, default 16
         Units of a layer.
@@ -159,40 +165,39 @@ def series(
     Run
         Its model is a `rnncore.tasks.Forecaster`.
     """
-    kinds = {"next": 1, "ahead": task.ahead}
+    kinds = {"next": 1} | ({"ahead": task.ahead} if task.ahead > 1 else {})
     baselines = {kind: [best(own) for own in task.compare(ahead)] for kind, ahead in kinds.items()}
     deviation = task.series[: task.stop].std(axis=0)
-    rows = window or (min(max(task.season, 8), 60) if task.season else 20)
-    reads = Window(rows, task.season, np.where(deviation > 0, deviation, 1.0))
+    window = Window(task.window, task.season, np.where(deviation > 0, deviation, 1.0))
     corrections: dict[str, Correction] = {}
+    updates: dict[str, int] = {}
+    untrained: dict[str, str] = {}
     history = History()
-    for name, kind in zip(NETWORKS, kinds, strict=True):
+    for name, kind in zip(NETWORKS, kinds, strict=False):
         parts = (kinds[kind], task.stop, task.split, batch_size, noise)
-        left = Residuals(task.series, reads, baselines[kind], *parts)
-        if len(task.series) < LEAST_ROWS or len(left.x) < LEAST_WINDOWS or not left.scale.any():
+        left = Residuals(task.series, window, baselines[kind], *parts)
+        if obstacle := left.obstacle():
+            untrained[name] = obstacle
             continue
         if steps is not None:
             left.updates, left.every = steps, max(steps // VALIDATIONS, 10)
         model = _network(left, cell, hidden_size, num_layers, dropout, seed)
-        trainer = Trainer(model, "mse", Adam(lr=lr or LEARNING_RATES[name]), clip_norm=1.0, seed=seed)
-        course = trainer.fit(
-            left,
-            left.updates,
-            validate_every=left.every,
-            schedule=Cosine(left.updates),
-            early_stopping=EarlyStopping("error", patience=patience),
-            progress=progress,
-            **phase(checkpoints, name),
-        )
+        rate = LEARNING_RATES[name] if lr is None else lr
+        course = _train(model, left, rate, patience, seed, progress, phase(checkpoints, name))
         _append(history, course, name)
+        updates[name] = min(course.metrics, key=lambda step: course.metrics[step]["error"])
         corrections[name] = Correction(model, baselines[kind], left.scale)
-    none = np.zeros((len(task.columns), len(NETWORKS)))
-    forecaster = Forecaster(
-        task.columns, task.ahead, reads, baselines, corrections, dict.fromkeys(kinds, none)
-    )
-    forecaster.weights = {kind: _weights(task, forecaster, kind, ahead) for kind, ahead in kinds.items()}
+    forecaster = Forecaster(task.columns, task.ahead, window, baselines, corrections, {})
+    choice: dict[str, Any] = {
+        "season": task.season,
+        "window": task.window,
+        "best_update": updates,
+        "untrained": untrained,
+    }
+    for kind, ahead in kinds.items():
+        forecaster.weights[kind], choice[kind] = _mix(task, forecaster, kind, ahead)
     _refit(forecaster, task.series[: task.split])
-    return Run("series", task, forecaster, history, lambda metrics: [], {})
+    return Run("series", task, forecaster, history, lambda metrics: verdict(task, choice, metrics), choice)
 
 
 def _network(
@@ -214,6 +219,28 @@ def _network(
     return model
 
 
+def _train(
+    model: SequenceModel,
+    left: Residuals,
+    lr: float,
+    patience: int,
+    seed: int,
+    progress: bool,
+    checkpoints: Mapping[str, Any],
+) -> History:
+    """Train a network until the validation error gets no better, and keep its best weights."""
+    trainer = Trainer(model, "mse", Adam(lr=lr), clip_norm=1.0, seed=seed)
+    return trainer.fit(
+        left,
+        left.updates,
+        validate_every=left.every,
+        schedule=Cosine(left.updates),
+        early_stopping=EarlyStopping("error", patience=patience),
+        progress=progress,
+        **checkpoints,
+    )
+
+
 def _append(history: History, course: History, name: str) -> None:
     """Put the training of one more network behind a history."""
     before = len(history.loss)
@@ -221,34 +248,68 @@ def _append(history: History, course: History, name: str) -> None:
     history.metrics |= {before + step: {name: metrics["error"]} for step, metrics in course.metrics.items()}
 
 
-def _weights(task: Forecasting, forecaster: Forecaster, kind: str, steps: int) -> np.ndarray:
-    """Return what part of the forecast of each column is which network's, by the validation part, (C, 2).
+def _mix(
+    task: Forecasting, forecaster: Forecaster, kind: str, steps: int
+) -> tuple[np.ndarray, dict[str, dict[str, Any]]]:
+    """Choose, by the validation part, what part of the forecast of each column is which network's.
 
     Of each network, and of the mean of both, the best part in [0, 1] is found by least squares.
+
+    Returns
+    -------
+    weights : ndarray, (C, 2)
+    choice : dict
+        By column what was tried and chosen: the baseline, the weights, and all errors.
     """
     starts = thin(np.arange(task.stop, task.split - steps + 1), MOST)
     history = histories(task.series, starts, forecaster.rows)
     base = baseline(forecaster.baselines[kind], history, steps)
-    error = futures(task.series, starts, steps) - base
+    errors = futures(task.series, starts, steps) - base
     moves = {name: forecaster.correct(name, history, steps) - base for name in forecaster.corrections}
     mixes = [np.array([float(name == one) for name in NETWORKS]) for one in moves]
     if len(moves) > 1:
         mixes.append(np.full(len(NETWORKS), 1 / len(NETWORKS)))
     weights = np.zeros((len(task.columns), len(NETWORKS)))
-    for c in range(len(task.columns)):
-        least = (1 - WORTH) ** 2 * np.mean(error[:, :, c] ** 2)
+    choice = {}
+    for c, (column, compared) in enumerate(zip(task.columns, task.compare(steps), strict=True)):
+        error = errors[:, :, c]
+        least = (1 - WORTH) * _rms(error)
+        tried = {str(rule): rmse for rule, rmse in compared}
         for mix in mixes:
-            move = sum(part * moves[name][:, :, c] for name, part in zip(NETWORKS, mix, strict=True) if part)
-            part = np.clip((move * error[:, :, c]).sum() / max((move**2).sum(), 1e-300), 0, 1)
-            left = np.mean((error[:, :, c] - part * move) ** 2)
+            parts = dict(zip(NETWORKS, mix, strict=True))
+            move = sum(part * moves[name][:, :, c] for name, part in parts.items() if part)
+            gate = _gate(move, error)
+            left = _rms(error - gate * move)
+            tried[" and ".join(name for name, part in parts.items() if part)] = left
             if left < least:
-                least, weights[c] = left, part * mix
-    return weights
+                least, weights[c] = left, gate * mix
+        choice[column] = {
+            "baseline": str(forecaster.baselines[kind][c]),
+            **dict(zip(NETWORKS, weights[c].tolist(), strict=True)),
+            "validation_rmse": least if weights[c].any() else _rms(error),
+            "tried": tried,
+        }
+    return weights, choice
+
+
+def _gate(move: np.ndarray, error: np.ndarray) -> float:
+    """Return the part in [0, 1] of a correction that leaves the least of the errors, by least squares."""
+    size = (move**2).sum()
+    return float(np.clip((move * error).sum() / size, 0, 1)) if size else 0.0
+
+
+def _rms(error: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(error**2)))
 
 
 def _refit(forecaster: Forecaster, series: np.ndarray) -> None:
-    """Fit the baselines to more rows."""
-    forecaster.baselines = {
-        kind: [b.refit(column) for b, column in zip(own, series.T, strict=True)]
-        for kind, own in forecaster.baselines.items()
+    """Fit all baselines to more rows of the series."""
+
+    def refitted(baselines: Sequence[Baseline]) -> list[Baseline]:
+        return [rule.refit(column) for rule, column in zip(baselines, series.T, strict=True)]
+
+    forecaster.baselines = {kind: refitted(own) for kind, own in forecaster.baselines.items()}
+    forecaster.corrections = {
+        name: replace(correction, baselines=refitted(correction.baselines))
+        for name, correction in forecaster.corrections.items()
     }
