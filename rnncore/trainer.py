@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from rnncore.models import Sequential
 from rnncore.network import Seed, State
 from rnncore.plan import Plan, Plans
 from rnncore.schedules import EarlyStopping, Schedule, describe
-from rnncore.tasks.task import Batch, Task
+from rnncore.tasks.task import Batch, Batches, Task, as_batch, as_task, fingerprint
 
 __all__ = ["History", "Trainer"]
 
@@ -188,7 +188,7 @@ class Trainer:
         Parameters
         ----------
         batches : sequence of Batch
-            Whose `carry` is followed.
+            Whose `carry` is followed; or of tuples (x, y) or (x, y, lengths).
 
         Returns
         -------
@@ -208,7 +208,7 @@ class Trainer:
         used: list[tuple[Hashable, Plan]] = []
         self._take_turn()
         try:
-            for k, batch in enumerate(batches, 1):
+            for k, batch in enumerate(map(as_batch, batches), 1):
                 inputs, targets = checks.array("x", batch.x), checks.array("y", batch.y)
                 key: Hashable = _key(inputs, targets)
                 plan = self._plans.take(key, lambda: self._lay_out(inputs, targets, True))  # noqa: B023
@@ -296,7 +296,7 @@ class Trainer:
 
     def fit(
         self,
-        task: Task,
+        task: Task | Iterable[Any],
         steps: int | None = None,
         *,
         epochs: int | None = None,
@@ -314,11 +314,14 @@ class Trainer:
 
         Parameters
         ----------
-        task : Task
+        task : Task or iterable of batches
+            Batches may be tuples (x, y) or (x, y, lengths). A list of them is one epoch, in its order; so is
+            an iterator, as a generator is, which gives them only once.
         steps : int, optional
             Number of updates of the whole run; epochs follow one another until then.
         epochs : int, optional
-            Number of passes over the task's batches. One of the two at least; the first reached ends the run.
+            Number of passes over the task's batches. One of the two at least, unless the batches come from an
+            iterator; the first reached ends the run.
         accumulate : int, default 1
             Batches for each update; see `accumulate`.
         validate_every : int, optional
@@ -328,10 +331,10 @@ class Trainer:
             `rnncore.schedules`.
         early_stopping : EarlyStopping, optional
             When to end the run before its time. The model has its best weights in the end, however the run
-            ended.
+            ended, by an error or Ctrl-C as well; a checkpoint has the latest ones besides.
         callbacks : sequence of callable
             Each is called as ``callback(step, loss)`` after every update, step counting from 1. One that
-            returns True ends the run.
+            returns True, Python's or NumPy's, ends the run; no other value does.
         checkpoint : path, optional
             File that tells where the run stands. It is written when the run is over, or stopped by Ctrl-C
             (which then waits for the update to be whole) or by a loss or gradient that is no number.
@@ -354,14 +357,23 @@ class Trainer:
             For an argument that makes no sense, a batch that `step` refuses, or a checkpoint that is damaged
             or of another run.
         FloatingPointError
-            If the loss or a gradient is infinite or no number. The parameters are those before that update;
-            a resumed run goes on behind it.
+            If the loss or a gradient is infinite or no number. The parameters are those before that update,
+            or the best ones of early stopping; a resumed run goes on behind it.
         KeyboardInterrupt
         """
         from tqdm.auto import tqdm
 
+        source = as_task(task)
+        if isinstance(source, Batches) and source.once:
+            if epochs not in (None, 1):
+                raise ValueError(
+                    f"an iterator gives its batches once, but epochs = {epochs!r}: give a list of them"
+                )
+            epochs = 1
         if steps is None and epochs is None:
             raise ValueError("fit needs steps or epochs")
+        if validate_every is not None and not callable(getattr(source, "validate", None)):
+            raise TypeError(f"validate_every needs a task with a method validate, got {type(task).__name__}")
         if validate_every is None and early_stopping:
             raise ValueError("early_stopping needs validate_every")
         if validate_every is None and schedule and schedule.state_dict():
@@ -377,10 +389,11 @@ class Trainer:
         course = Course(
             self.model,
             self.optimizer,
-            Epochs(task, self.rng, epochs),
+            Epochs(source, self.rng, epochs, watched=checkpoint is not None),
             schedule,
             early_stopping,
-            self._settings(accumulate, validate_every, schedule, early_stopping),
+            self._settings(accumulate, validate_every, schedule, early_stopping)
+            | {"task": None if checkpoint is None else fingerprint(source)},
         )
         if checkpoint is not None:
             sweep(checkpoint)
@@ -389,50 +402,49 @@ class Trainer:
         history, loss = course.history, course.history.loss
         batches = iter(course.batches)
         due = 0.0
-        with (
-            Interruption(active=checkpoint is not None) as interruption,
-            tqdm(total=steps, initial=len(loss), unit="step", disable=not progress) as bar,
-        ):
-            over = early_stopping is not None and early_stopping.over
-            failure = None
-            try:
-                while len(loss) < limit and not over:
-                    group = list(itertools.islice(batches, accumulate))
-                    if not group:
-                        break
+        with course.ending_at_best():
+            with (
+                Interruption(active=checkpoint is not None) as interruption,
+                tqdm(total=steps, initial=len(loss), unit="step", disable=not progress) as bar,
+            ):
+                over = early_stopping is not None and early_stopping.over
+                failure = None
+                try:
+                    while len(loss) < limit and not over:
+                        group = list(itertools.islice(batches, accumulate))
+                        if not group:
+                            break
+                        if schedule:
+                            self.optimizer.lr = course.lr * schedule.factor(len(loss))
+                        loss.append(self._learn(group))
+                        step = len(loss)
+                        if step % validate == 0:
+                            course.validate()
+                            over = early_stopping is not None and early_stopping.over
+                        for callback in callbacks:
+                            over = _is_true(callback(step, loss[-1])) or over
+                        if checkpoint is not None and step % save == 0:
+                            course.save(checkpoint, self.state)
+                        if time.monotonic() >= due:
+                            if steps is None and course.batches.total:  # now the bar can tell the time left
+                                bar.total = math.ceil(course.batches.total / accumulate)
+                            _report(bar, loss, self.optimizer.lr)
+                            due = time.monotonic() + REPORT_EVERY
+                        over = over or interruption.came
+                    _report(bar, loss, self.optimizer.lr)
+                except FloatingPointError as error:
+                    failure = error
+                finally:
                     if schedule:
-                        self.optimizer.lr = course.lr * schedule.factor(len(loss))
-                    loss.append(self._learn(group))
-                    step = len(loss)
-                    if step % validate == 0:
-                        course.validate()
-                        over = early_stopping is not None and early_stopping.over
-                    for callback in callbacks:
-                        over = callback(step, loss[-1]) is True or over
-                    if checkpoint is not None and step % save == 0:
-                        course.save(checkpoint, self.state)
-                    if time.monotonic() >= due:
-                        if steps is None and course.batches.total:  # now the bar can tell the time left
-                            bar.total = math.ceil(course.batches.total / accumulate)
-                        _report(bar, loss, self.optimizer.lr)
-                        due = time.monotonic() + REPORT_EVERY
-                    over = over or interruption.came
-                _report(bar, loss, self.optimizer.lr)
-            except FloatingPointError as error:
-                failure = error
-            finally:
-                if schedule:
-                    self.optimizer.lr = course.lr
-            if checkpoint is not None:
-                course.save(checkpoint, self.state)
-        if failure:
-            raise failure
-        if interruption.came:
-            raise KeyboardInterrupt
-        if validate_every and loss and len(loss) not in history.metrics:
-            course.validate()
-        if course.best:
-            self.model.load_state_dict(course.best)
+                        self.optimizer.lr = course.lr
+                if checkpoint is not None:
+                    course.save(checkpoint, self.state)
+            if failure:
+                raise failure
+            if interruption.came:
+                raise KeyboardInterrupt
+            if validate_every and loss and len(loss) not in history.metrics:
+                course.validate()
         return history
 
     def _settings(
@@ -447,7 +459,7 @@ class Trainer:
             "clip_norm": self.clip_norm,
             "clip_value": self.clip_value,
             "bptt": self.bptt,
-            "optimizer": type(self.optimizer).__name__,
+            "optimizer": {"type": type(self.optimizer).__name__, "slots": list(self.optimizer.slots())},
             "generators": [type(rng.bit_generator).__name__ for rng in (self.rng, self.model.rng)],
             "accumulate": accumulate,
             "validate_every": validate_every,
@@ -556,6 +568,11 @@ class Trainer:
 def _key(x: np.ndarray, y: np.ndarray) -> tuple[Any, ...]:
     """Return what plans are found by: they were checked against these shapes and dtypes."""
     return x.shape, x.dtype, y.shape, y.dtype
+
+
+def _is_true(answer: Any) -> bool:
+    """Return whether a callback has answered True, and not just something that counts as true."""
+    return isinstance(answer, bool | np.bool_) and bool(answer)
 
 
 def _report(bar: Any, loss: list[float], lr: float) -> None:

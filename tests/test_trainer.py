@@ -549,3 +549,59 @@ def test_a_generator_shared_with_the_model_is_not_drawn_from():
     before = rng.bit_generator.state
     trainer.fit(Counting(), 3, progress=False)
     assert rng.bit_generator.state == before
+
+
+# --- batches that are there already ---
+
+
+def test_a_list_of_batches_is_an_epoch():
+    batches = [Batch(X, Y, LENGTHS), (X[:2], Y[:2]), [X, Y, LENGTHS], (X, Y, None, True)]
+    trainer, by_hand = make("adam"), make("adam")
+    history = trainer.fit(batches, epochs=2, progress=False)
+    expected = []
+    for _ in range(2):
+        expected += [by_hand.step(X, Y, LENGTHS), by_hand.step(X[:2], Y[:2]), by_hand.step(X, Y, LENGTHS)]
+        expected.append(by_hand.step(X, Y, None, by_hand.state))
+    assert history.loss == expected
+
+
+@pytest.mark.parametrize("limits", [{}, {"epochs": 1}, {"steps": 9}, {"steps": 3}])
+def test_a_generator_is_an_epoch(limits):
+    history = make().fit(((X, Y) for _ in range(5)), progress=False, **limits)
+    assert len(history.loss) == min(5, limits.get("steps", 5))
+
+
+def test_a_task_may_yield_tuples():
+    class Tuples(Counting):
+        def batches(self, rng):
+            return (tuple(batch[:2]) for batch in super().batches(rng))
+
+    assert make().fit(Tuples(), 9, progress=False).loss == make().fit(Counting(), 9, progress=False).loss
+    by_tuples, by_batches = make("adam"), make("adam")
+    assert by_tuples.accumulate([(X, Y), (X, Y, LENGTHS)]) == by_batches.accumulate(
+        [Batch(X, Y), Batch(X, Y, LENGTHS)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "error", "message"),
+    [
+        ([(X, Y)], {}, ValueError, "fit needs steps or epochs"),
+        (iter([(X, Y)]), {"epochs": 2}, ValueError, "an iterator gives its batches once, but epochs = 2"),
+        ((X, Y), {"epochs": 1}, TypeError, r"a batch must be a tuple \(x, y\) or .*, got ndarray"),
+        ([(X,)], {"epochs": 1}, TypeError, r"a batch must be a tuple .*, got 1 items"),
+        ([X], {"epochs": 1}, TypeError, r"a batch must be a tuple .*, got ndarray"),
+        (X, {"epochs": 1}, TypeError, r"task must be a task or an iterable of batches .*, got ndarray"),
+        (3, {"epochs": 1}, TypeError, r"task must be a task or an iterable of batches .*, got int"),
+        ([], {"epochs": 1}, ValueError, r"gave no batch"),
+        (
+            [(X, Y)],
+            {"epochs": 1, "validate_every": 1},
+            TypeError,
+            "needs a task with a method validate, got list",
+        ),
+    ],
+)
+def test_what_is_no_task(task, options, error, message):
+    with pytest.raises(error, match=message):
+        make().fit(task, progress=False, **options)

@@ -16,7 +16,7 @@ from rnncore import checks, initializers, pictures
 from rnncore.models import SequenceModel, Sequential
 from rnncore.tasks import sampling
 from rnncore.tasks.ngrams import witten_bell
-from rnncore.tasks.task import Batch
+from rnncore.tasks.task import Batch, digest
 
 DEFAULT_TEXT = "pydoc_data.topics"  # Python's language reference, which every CPython has
 END = "\n"  # of a word
@@ -122,6 +122,12 @@ class CharLM:
             data = {"words": list(self.words)}
         options = ("held_out", "batch_size", "chunk", "order")
         return {"vocabulary": self.vocabulary, **data, **{name: getattr(self, name) for name in options}}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the batches depend on."""
+        options = ("held_out", "batch_size", "chunk")
+        data = {"text": digest(self.ids, self.vocabulary), "words": digest(self.words)}
+        return {**data, **{name: getattr(self, name) for name in options}}
 
     def _checksum(self) -> int:
         return zlib.crc32(decode(self.ids, self.vocabulary).encode())

@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from rnncore import checks, pictures
 from rnncore.models import SequenceModel, Sequential
 from rnncore.network import State
-from rnncore.tasks.task import Batch
+from rnncore.tasks.task import Batch, digest
 
 
 class Forecasting:
@@ -118,6 +118,10 @@ class Forecasting:
             "batch_size": self.batch_size,
             "columns": self.columns,
         }
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the batches depend on."""
+        return {**self.config(), "series": digest(self.series)}
 
     @property
     def truth(self) -> np.ndarray:

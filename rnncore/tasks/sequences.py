@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rnncore import checks, pictures
 from rnncore.models import SequenceModel, Sequential
-from rnncore.tasks.task import Batch
+from rnncore.tasks.task import Batch, digest
 
 Sequences = npt.ArrayLike | Sequence[npt.ArrayLike]
 
@@ -70,6 +70,10 @@ class _WholeSequences(ABC):
     def validate(self, model: Sequential) -> dict[str, float]:
         """Return what `evaluate` does."""
         return self.evaluate(model)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the batches depend on."""
+        return {"train": digest(*self.train), "batch_size": self.batch_size}
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Yield the training sequences in random order; the last batch may be smaller."""
