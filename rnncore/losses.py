@@ -9,6 +9,9 @@ name            of each element or row         sees                      targets
 "cross_entropy" -log softmax(z)[t]             z, the logits             classes 0 ... O-1; z without its O
 =============== ============================== ========================= ====================================
 
+The two from logits imply an output activation, the sigmoid and the softmax. A `rnncore.Trainer` gives it to
+the model, whose `predict` then gives probabilities.
+
 "mean" divides by the number of valid elements (rows for "cross_entropy"), as PyTorch does; "sum" does not.
 """
 

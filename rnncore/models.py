@@ -19,6 +19,8 @@ from rnncore.layers import GRU, LSTM, RNN, Embedding, Layer, Linear, Recurrent
 from rnncore.network import Network, Seed, State
 from rnncore.plan import Plan
 
+__all__ = ["SequenceModel", "Sequential", "Stream", "load"]
+
 CELLS: dict[str, type[Recurrent]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 LAYERS: dict[str, type[Layer]] = {layer.__name__: layer for layer in (RNN, LSTM, GRU, Linear, Embedding)}
 OUTPUTS = ("all", "last")
@@ -38,7 +40,9 @@ class Sequential(Network):
         An output at every step, or one for each sequence, from each direction's final state in the last
         recurrent layer (of a sequence without a step: its initial state).
     output_activation : {None, "sigmoid", "softmax"}
-        Applied by `predict` and by losses on predictions.
+        Applied by `predict`, streams and losses on predictions. A model without one gets that which its loss
+        implies from a `Trainer` with "bce" (sigmoid) or "cross_entropy" (softmax): after such training,
+        `predict` gives probabilities. `forward` always gives the logits before it.
     seed : int or numpy.random.Generator, optional
         For dropout.
 
@@ -169,6 +173,8 @@ class Sequential(Network):
     def predict(self, x: npt.ArrayLike, lengths: npt.ArrayLike | None = None) -> np.ndarray:
         """Return the output after its activation, (N, T, O) or (N, O); arguments as for `forward`.
 
+        These are probabilities if `output_activation` is "sigmoid" or "softmax", as it is once a `Trainer`
+        has been made for the model with the loss "bce" or "cross_entropy"; else they are `forward`'s logits.
         Many sequences are run some at a time, so memory beyond x and the result stays small.
         """
         return self._infer(self.check_batch(x, None, lengths), Network._predictions)[0]

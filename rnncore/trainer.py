@@ -68,6 +68,8 @@ class Trainer:
     Parameters
     ----------
     model : Sequential
+        Its `predict` gives what the loss is about: the losses "bce" and "cross_entropy" look at the logits
+        and imply an output activation, sigmoid or softmax, which a model that has none is given now.
     loss : {"mse", "half_mse", "bce", "cross_entropy"}
         See `rnncore.losses`.
     optimizer : Optimizer or {"sgd", "adagrad", "rmsprop", "adam", "adamw"}
@@ -126,6 +128,8 @@ class Trainer:
             (self.rng,) = self.rng.spawn(1)
         self.optimizer = optimizers.get(optimizer)
         self.optimizer.bind([layer.flat for layer in model.chain])
+        if self.loss in losses.ON_LOGITS:
+            model.end_in(losses.ON_LOGITS[self.loss])
         self._turn = threading.RLock()  # held by the thread that trains
         self._plans = Plans()
         self._key: Hashable = None  # of the latest step's plan, which the trainer keeps to itself

@@ -331,9 +331,17 @@ def test_sampling_that_makes_no_sense(options, error, message):
         sample(rc.SequenceModel(2, 3, 2), "ab", **{"prompt": "a", "length": 3} | options)
 
 
-def test_only_logits_are_sampled_from():
-    with pytest.raises(ValueError, match="a model to sample from puts out logits, not softmax"):
-        sample(rc.SequenceModel(2, 3, 2, output_activation="softmax"), "ab", "a", 3)
+def test_samples_are_drawn_from_logits(task):
+    """Also where the model predicts probabilities, whose logarithms may be -inf."""
+    model = task.model(4)
+    model.params["head.weight"][...] *= 500
+    expected = sample(model, task.vocabulary, "the", 40, temperature=300.0)
+    rc.Trainer(model, "cross_entropy")
+    assert model.output_activation == "softmax"
+    assert sample(model, task.vocabulary, "the", 40, temperature=300.0) == expected
+    assert model.output_activation == "softmax"
+    with pytest.raises(ValueError, match="a model to sample from must end in a softmax, got 'sigmoid'"):
+        sample(rc.SequenceModel(2, 3, 2, output_activation="sigmoid"), "ab", "a", 3)
 
 
 # --- the published worked example ---

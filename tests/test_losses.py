@@ -193,3 +193,64 @@ def test_what_stands_behind_the_end_of_a_sequence_does_not_matter():
     expected = trainer("cross_entropy", None, "all").step(x, y, LENGTHS)
     x[~VALID], y[~VALID] = np.nan, -100
     assert trainer("cross_entropy", None, "all").step(x, y, LENGTHS) == expected
+
+
+# --- what a model predicts after training ---
+
+
+def probabilities(loss, logits):
+    """By the textbook."""
+    if loss == "bce":
+        return 1 / (1 + np.exp(-logits))
+    return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize(("loss", "activation"), [("bce", "sigmoid"), ("cross_entropy", "softmax")])
+@pytest.mark.parametrize("output", ["all", "last"])
+def test_a_loss_from_logits_makes_predictions_probabilities(tmp_path, loss, activation, output):
+    x, y = problem(loss, output)
+    model = trainer("mse", None, output).model
+    before = model.predict(x)
+    np.testing.assert_array_equal(before, model.forward(x)[0])
+    fitted = rc.Trainer(model, loss, rc.SGD(lr=0))
+    assert model.output_activation == activation
+    np.testing.assert_array_equal(model.forward(x)[0], before)  # logits as ever
+    p = model.predict(x)
+    np.testing.assert_allclose(p, probabilities(loss, before), rtol=1e-12)
+    fitted.step(x, y)
+    np.testing.assert_allclose(fitted.prediction, p, rtol=1e-12)
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(rc.load(tmp_path / "model").predict(x), p)
+    np.testing.assert_allclose(
+        model.stream(N).step(x[:, 0]), model.predict(x[:, :1]).reshape(N, -1), rtol=1e-12
+    )
+
+
+def test_a_loss_on_predictions_leaves_them():
+    for activation in (None, "sigmoid", "softmax"):
+        assert trainer("mse", activation, "all").model.output_activation == activation
+
+
+def test_a_refused_trainer_leaves_predictions():
+    model = trainer("mse", None, "all").model
+    with pytest.raises(ValueError, match="clip_norm"):
+        rc.Trainer(model, "bce", clip_norm=-1)
+    assert model.output_activation is None
+
+
+def test_the_output_activation_may_be_set():
+    x, y = problem("mse", "all")
+    fitted = trainer("mse", None, "all")
+    logits, loss = fitted.model.predict(x), fitted.step(x, y)
+    fitted.model.output_activation = "sigmoid"
+    p = 1 / (1 + np.exp(-logits))
+    np.testing.assert_allclose(fitted.model.predict(x), p, rtol=1e-12)
+    np.testing.assert_allclose(fitted.step(x, y), ((p - y) ** 2).mean(), rtol=1e-12)
+    fitted.model.output_activation = None
+    np.testing.assert_array_equal(fitted.model.predict(x), logits)
+    assert fitted.step(x, y) == loss
+    with pytest.raises(
+        ValueError, match="output_activation must be one of None, 'sigmoid', 'softmax', got 'tanh'"
+    ):
+        fitted.model.output_activation = "tanh"
+    assert fitted.model.output_activation is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import numpy.typing as npt
 
@@ -62,7 +64,7 @@ def sample(
     Parameters
     ----------
     model : Sequential
-        From tokens to the logits of the next one, at every step.
+        From tokens to the next one, at every step; an output activation other than softmax is refused.
     prompt : array_like of int, (T,)
         At least one token to begin with.
     length : int
@@ -96,10 +98,12 @@ def sample(
         checks.integer("top_k", top_k)
     if top_p is not None and checks.real("top_p", top_p, open_low=True) > 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p:g}")
-    if model.output_activation is not None:
-        raise ValueError(f"a model to sample from puts out logits, not {model.output_activation}")
+    if model.output_activation not in (None, "softmax"):
+        raise ValueError(f"a model to sample from must end in a softmax, got {model.output_activation!r}")
     rng = np.random.default_rng(seed)
-    stream = model.stream(count)
+    plain = copy.copy(model)
+    plain.output_activation = None  # a temperature acts on logits
+    stream = plain.stream(count)
     for token in begin:
         logits = stream.step(np.full(count, token))
     drawn = np.empty((count, length), dtype=np.intp)
