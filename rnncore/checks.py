@@ -73,7 +73,13 @@ def dtype(value: Any) -> np.dtype[Any]:
 
 
 def array(name: str, value: npt.ArrayLike) -> np.ndarray:
-    """Return value as an array, without a copy where it is one."""
+    """Return value as an array, without a copy where it is one; a mask that hides something is refused."""
+    parts = value if isinstance(value, list | tuple) else (value,)
+    hidden = sum(np.ma.count_masked(part) for part in parts if isinstance(part, np.ma.MaskedArray))
+    if hidden:
+        raise ValueError(
+            f"{name} must have no masked elements, but {hidden} are: fill them, or leave them out"
+        )
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -139,12 +145,15 @@ def lengths(value: npt.ArrayLike | None, N: int, T: int) -> np.ndarray | None:
 
 
 def arrays(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return named arrays; none may be missing, unknown, or of another shape than expected."""
+    """Return copies of named arrays; none may be missing, unknown, or of another shape than expected.
+
+    Copies, since they may be the very arrays that the caller writes into next, in another order.
+    """
     problems = [f"{name} is missing" for name in expected.keys() - given.keys()]
     problems += [f"{name} is unknown" for name in given.keys() - expected.keys()]
     if problems:
         raise ValueError(f"the names do not fit: {', '.join(sorted(problems))}")
-    found = {name: dense(name, value) for name, value in given.items()}
+    found = {name: dense(name, value).copy() for name, value in given.items()}
     for name, value in found.items():
         shape(name, value, expected[name])
     return found

@@ -170,6 +170,10 @@ class Sequential(Network):
         """
         return self._backward(dlogits, dstate)
 
+    def end_in(self, activation: str) -> None:
+        """Put an output activation behind a model that has none; see `output_activation`."""
+        self.__dict__["output_activation"] = activation
+
     def predict(self, x: npt.ArrayLike, lengths: npt.ArrayLike | None = None) -> np.ndarray:
         """Return the output after its activation, (N, T, O) or (N, O); arguments as for `forward`.
 

@@ -245,7 +245,7 @@ class Network(ABC):
     def _take(self, batch: Checked, training: bool) -> tuple[Hashable, Plan]:
         """Return a plan for a batch, for the caller alone, and the key to give it back by."""
         N, T = batch.x.shape[:2]
-        key = (N, T, batch.tokens, training)
+        key = (N, T, batch.tokens, training, self.output_activation)
         plan = self._plans.take(
             key,
             lambda: Plan(

@@ -243,3 +243,25 @@ def test_sunspots_are_forecast_better_than_by_the_last_season():
     metrics = recipes.series(task, progress=False).metrics
     assert metrics["rmse_1"] < 22 < 33 < metrics["last_value_1"] < metrics["seasonal_1"]
     assert metrics["rmse_11"] < metrics["seasonal_11"] < metrics["last_value_11"]
+
+
+@pytest.mark.parametrize("value", [0.1, 14.62, 1e150, -3e-9, 0.0])
+def test_a_constant_column_has_deviation_1(value):
+    """As it is computed, that of equal numbers may be 2.6e-16."""
+    series = np.stack([np.sin(np.arange(200)), np.full(200, value)], axis=1)
+    task = Forecasting(series, window=5)
+    assert task.deviation[1] == 1
+    assert task.deviation[0] == pytest.approx(np.sin(np.arange(160)).std())
+    rounded = series.copy()
+    rounded[::3, 1] = np.nextafter(value, np.inf)
+    assert Forecasting(rounded, window=5).deviation[1] == (1 if value else task.deviation[1])
+
+
+def test_a_column_that_moves_when_held_out_leaves_the_other_alone():
+    t = np.arange(300)
+    series = np.stack([np.sin(t / 3), np.full(300, 14.62)], axis=1)
+    series[280:, 1] += 0.1
+    task = Forecasting(series, window=10, ahead=1)
+    trainer = rc.Trainer(task.model(16, cell="gru"), "mse", rc.Adam(lr=0.01), clip_norm=1.0)
+    trainer.fit(task, 300, progress=False)
+    assert task.evaluate(trainer.model)["rmse_1_column 0"] < 0.1

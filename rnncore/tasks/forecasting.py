@@ -14,6 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from rnncore import checks, pictures
 from rnncore.models import SequenceModel, Sequential
 from rnncore.network import State
+from rnncore.tasks import scaling
 from rnncore.tasks.task import Batch, digest
 
 
@@ -53,7 +54,7 @@ class Forecasting:
     split : int
         Rows in the training part.
     mean, deviation : ndarray of float64, (C,)
-        Of the training part; a column that is constant there counts as of deviation 1.
+        Of the training part; a column that is constant there, but for rounding, counts as of deviation 1.
 
     Raises
     ------
@@ -101,8 +102,7 @@ class Forecasting:
         if S - self.ahead < self._first:
             raise ValueError(f"series has {S - self._first} rows to evaluate on, but ahead = {self.ahead}")
         train = self.series[: self.split]
-        deviation = train.std(axis=0)
-        self.mean, self.deviation = train.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
+        self.mean, self.deviation = train.mean(axis=0), scaling.deviation(train)
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make such a task again."""
