@@ -75,7 +75,7 @@ def dtype(value: Any) -> np.dtype[Any]:
 def array(name: str, value: npt.ArrayLike) -> np.ndarray:
     """Return value as an array, without a copy where it is one; a mask that hides something is refused."""
     parts = value if isinstance(value, list | tuple) else (value,)
-    hidden = sum(np.ma.count_masked(part) for part in parts if isinstance(part, np.ma.MaskedArray))
+    hidden = sum(int(np.ma.getmaskarray(part).sum()) for part in parts if isinstance(part, np.ma.MaskedArray))
     if hidden:
         raise ValueError(
             f"{name} must have no masked elements, but {hidden} are: fill them, or leave them out"

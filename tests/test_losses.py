@@ -236,21 +236,3 @@ def test_a_refused_trainer_leaves_predictions():
     with pytest.raises(ValueError, match="clip_norm"):
         rc.Trainer(model, "bce", clip_norm=-1)
     assert model.output_activation is None
-
-
-def test_the_output_activation_may_be_set():
-    x, y = problem("mse", "all")
-    fitted = trainer("mse", None, "all")
-    logits, loss = fitted.model.predict(x), fitted.step(x, y)
-    fitted.model.output_activation = "sigmoid"
-    p = 1 / (1 + np.exp(-logits))
-    np.testing.assert_allclose(fitted.model.predict(x), p, rtol=1e-12)
-    np.testing.assert_allclose(fitted.step(x, y), ((p - y) ** 2).mean(), rtol=1e-12)
-    fitted.model.output_activation = None
-    np.testing.assert_array_equal(fitted.model.predict(x), logits)
-    assert fitted.step(x, y) == loss
-    with pytest.raises(
-        ValueError, match="output_activation must be one of None, 'sigmoid', 'softmax', got 'tanh'"
-    ):
-        fitted.model.output_activation = "tanh"
-    assert fitted.model.output_activation is None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import numpy.typing as npt
 
@@ -101,9 +99,8 @@ def sample(
     if model.output_activation not in (None, "softmax"):
         raise ValueError(f"a model to sample from must end in a softmax, got {model.output_activation!r}")
     rng = np.random.default_rng(seed)
-    plain = copy.copy(model)
-    plain.output_activation = None  # a temperature acts on logits
-    stream = plain.stream(count)
+    # a temperature acts on logits
+    stream = Sequential(model.layers, input=model.input, output=model.output).stream(count)
     for token in begin:
         logits = stream.step(np.full(count, token))
     drawn = np.empty((count, length), dtype=np.intp)
