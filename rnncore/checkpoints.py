@@ -41,6 +41,12 @@ class History:
         self.loss: list[float] = []
         self.metrics: dict[int, dict[str, float]] = {}
 
+    def __repr__(self) -> str:
+        latest = {"loss": self.loss[-1]} if self.loss else {}
+        latest |= list(self.metrics.values())[-1] if self.metrics else {}
+        parts = [f"{len(self.loss)} updates", *(f"{name}={value:.6g}" for name, value in latest.items())]
+        return f"History({', '.join(parts)})"
+
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write a line for every update: step (from 1), loss, and the metrics measured after it, if any."""
         names = list(dict.fromkeys(name for metrics in self.metrics.values() for name in metrics))

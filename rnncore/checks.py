@@ -15,6 +15,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+__all__ = [
+    "array",
+    "arrays",
+    "choice",
+    "dense",
+    "dtype",
+    "finite",
+    "first_outside",
+    "flag",
+    "integer",
+    "integers",
+    "lengths",
+    "output",
+    "real",
+    "shape",
+]
+
 DTYPES = ("float32", "float64")
 
 
@@ -74,11 +91,13 @@ def dtype(value: Any) -> np.dtype[Any]:
 
 def array(name: str, value: npt.ArrayLike) -> np.ndarray:
     """Return value as an array, without a copy where it is one; a mask that hides something is refused."""
+    if type(value) is np.ndarray:
+        return value  # mostly, and at every step
     parts = value if isinstance(value, list | tuple) else (value,)
     hidden = sum(int(np.ma.getmaskarray(part).sum()) for part in parts if isinstance(part, np.ma.MaskedArray))
     if hidden:
         raise ValueError(
-            f"{name} must have no masked elements, but {hidden} are: fill them, or leave them out"
+            f"{name} must have no masked elements, but has {hidden}: fill them or leave them out"
         )
     try:
         return np.asarray(value)
@@ -90,6 +109,9 @@ def dense(name: str, value: npt.ArrayLike) -> np.ndarray:
     """Return value as an array of real numbers."""
     found = array(name, value)
     if found.dtype.kind not in "fiub":
+        for column in getattr(value, "columns", ()):  # of a data frame
+            if (kind := np.asarray(value[column]).dtype).kind not in "fiub":  # type: ignore[call-overload,index]
+                raise TypeError(f"column {column!r} of {name} must hold real numbers, got dtype {kind}")
         raise TypeError(f"{name} must hold real numbers, got dtype {found.dtype}")
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import os
@@ -62,6 +63,56 @@ class Interruption:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class Option:
+    """A setting of a trainer that its plans are laid out for: a new value takes effect at the next step.
+
+    Parameters
+    ----------
+    check : callable
+        ``check(trainer, value)`` returns the value, or raises.
+    doc : str
+    """
+
+    def __init__(self, check: Callable[[Trainer, Any], Any], doc: str) -> None:
+        self._check = check
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, trainer: Trainer, owner: type | None = None) -> Any:
+        return self if trainer is None else trainer.__dict__[self._name]
+
+    def __set__(self, trainer: Trainer, value: Any) -> None:
+        trainer.__dict__[self._name] = self._check(trainer, value)
+        trainer._plans, trainer._key = Plans(), None
+
+
+def _check_clip(name: str, other: str) -> Callable[[Trainer, Any], float | None]:
+    """Return the check of one of two ways to clip."""
+
+    def check(trainer: Trainer, value: Any) -> float | None:
+        if value is None:
+            return None
+        if trainer.__dict__.get(f"_{other}") is not None:
+            raise ValueError("clip_norm and clip_value exclude each other")
+        return checks.real(name, value, open_low=True)
+
+    return check
+
+
+def _check_reduction(trainer: Trainer, reduction: Any) -> str:
+    return checks.choice("reduction", reduction, REDUCTIONS)
+
+
+def _check_bptt(trainer: Trainer, bptt: Any) -> int | str:
+    if bptt == "full":
+        return "full"
+    if any(getattr(layer, "bidirectional", False) for layer in trainer.model.chain):
+        raise ValueError("bptt must be 'full' for a bidirectional model: each step reaches all others")
+    return checks.integer("bptt", bptt)
+
+
 class Trainer:
     """Trains a model by stochastic gradient descent through time.
 
@@ -92,12 +143,20 @@ class Trainer:
     ----------
     model : Sequential
     optimizer : Optimizer
+    loss : str
+    clip_norm, clip_value, reduction, bptt
+        As given; another value takes effect at the next step.
 
     Raises
     ------
     ValueError, TypeError
         For an argument that makes no sense.
     """
+
+    clip_norm = Option(_check_clip("clip_norm", "clip_value"), "Greatest norm of all gradients, or None.")
+    clip_value = Option(_check_clip("clip_value", "clip_norm"), "Greatest size of a gradient, or None.")
+    reduction = Option(_check_reduction, '"mean" or "sum".')
+    bptt = Option(_check_bptt, 'Steps that the gradient goes back, or "full".')
 
     def __init__(
         self,
@@ -113,29 +172,58 @@ class Trainer:
     ) -> None:
         if not isinstance(model, Sequential):
             raise TypeError(f"model must be a Sequential or a SequenceModel, got {type(model).__name__}")
-        if clip_norm is not None and clip_value is not None:
-            raise ValueError("clip_norm and clip_value exclude each other")
-        self.model = model
-        self.loss = losses.check(loss, model.output_activation)
-        self.clip_norm = None if clip_norm is None else checks.real("clip_norm", clip_norm, open_low=True)
-        self.clip_value = None if clip_value is None else checks.real("clip_value", clip_value, open_low=True)
-        self.reduction = checks.choice("reduction", reduction, REDUCTIONS)
-        self.bptt = bptt if bptt == "full" else checks.integer("bptt", bptt)
-        if bptt != "full" and any(getattr(layer, "bidirectional", False) for layer in model.chain):
-            raise ValueError("bptt must be 'full' for a bidirectional model: each step reaches all others")
+        self._model = model
+        self._loss = losses.check(loss, model.output_activation)
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.reduction = reduction
+        self.bptt = bptt
         self.rng = np.random.default_rng(seed)
         if self.rng is model.rng:  # batches can be drawn again only if nothing else is drawn in between
             (self.rng,) = self.rng.spawn(1)
-        self.optimizer = optimizers.get(optimizer)
-        self.optimizer.bind([layer.flat for layer in model.chain])
+        self._optimizer = optimizers.get(optimizer)
+        self._begin(None)
         if self.loss in losses.ON_LOGITS:
             model.end_in(losses.ON_LOGITS[self.loss])
+
+    def _begin(self, state: State) -> None:
+        """Begin without a step made, with a state of the network to go on from."""
         self._turn = threading.RLock()  # held by the thread that trains
+        self.optimizer.bind([layer.flat for layer in self.model.chain])
         self._plans = Plans()
-        self._key: Hashable = None  # of the latest step's plan, which the trainer keeps to itself
+        self._key: Hashable = None  # of the latest step's plan, which the trainer keeps; None: it is used no more
         self._latest: Plan | None = None
-        self._state: State = None
+        self._state = state
         self._predicted = False  # the plan still holds what the latest step predicted
+
+    def __getstate__(self) -> dict[str, Any]:
+        gone = {"_turn": None, "_plans": None, "_key": None, "_latest": None}
+        return self.__dict__ | gone | {"_state": self.state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._begin(state["_state"])
+
+    def __repr__(self) -> str:
+        options = {"loss": self.loss, "optimizer": self.optimizer, "clip_norm": self.clip_norm}
+        options |= {"clip_value": self.clip_value, "reduction": self.reduction, "bptt": self.bptt}
+        model = type(self.model).__name__
+        return f"Trainer({model}, {', '.join(f'{name}={value!r}' for name, value in options.items())})"
+
+    @property
+    def model(self) -> Sequential:
+        """What is trained."""
+        return self._model
+
+    @property
+    def loss(self) -> str:
+        """What is made small."""
+        return self._loss
+
+    @property
+    def optimizer(self) -> optimizers.Optimizer:
+        """What updates its parameters."""
+        return self._optimizer
 
     def step(
         self,
@@ -250,7 +338,7 @@ class Trainer:
     def _keep(self, key: Hashable, plan: Plan) -> None:
         """Let a plan be that of the latest step."""
         if plan is not self._latest:
-            if self._latest is not None:
+            if self._latest is not None and self._key is not None:
                 self._plans.give_back(self._key, self._latest)
             self._key, self._latest = key, plan
         self._state, self._predicted = None, True
@@ -285,8 +373,8 @@ class Trainer:
     def state(self) -> State:
         """State after the latest step that was not refused, as a copy; None before the first."""
         if self._latest is not None and self._state is None:
-            self._state = self.model.wrap_states(self._latest.read_final())
-        return self._state
+            return self.model.wrap_states(self._latest.read_final())
+        return copy.deepcopy(self._state)
 
     @property
     def prediction(self) -> np.ndarray:

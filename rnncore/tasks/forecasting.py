@@ -46,7 +46,7 @@ class Forecasting:
     batch_size : int, default 32
         N; what is left of the windows when they are dealt out waits for another epoch.
     columns : sequence of str, optional
-        Names of the columns.
+        Names of the columns; if not given, those of a data frame.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class Forecasting:
         self.batch_size = checks.integer("batch_size", batch_size)
         self.series = _series(series)
         S, C = self.series.shape
-        self.columns = [f"column {c}" for c in range(C)] if columns is None else list(columns)
+        self.columns = _names(series, C) if columns is None else list(columns)
         if len(self.columns) != C:
             raise ValueError(f"columns must name {C} columns, got {len(self.columns)}")
         self.split = S - round(self.held_out * S)
@@ -367,6 +367,13 @@ def _number(text: str | None, place: str) -> float:
     if not np.isfinite(value):
         raise ValueError(f"{place} must be a number, got {text or 'nothing'!r}")
     return value
+
+
+def _names(series: Any, count: int) -> list[str]:
+    """Return the names of columns: those of a data frame or of one of its columns, or else their numbers."""
+    name = getattr(series, "name", None)
+    given = getattr(series, "columns", [] if name is None else [name])
+    return [str(column) for column in given] or [f"column {c}" for c in range(count)]
 
 
 def _series(value: npt.ArrayLike) -> np.ndarray:
