@@ -110,7 +110,7 @@ def dense(name: str, value: npt.ArrayLike) -> np.ndarray:
     found = array(name, value)
     if found.dtype.kind not in "fiub":
         for column in getattr(value, "columns", ()):  # of a data frame
-            if (kind := np.asarray(value[column]).dtype).kind not in "fiub":  # type: ignore[call-overload,index]
+            if (kind := np.asarray(value[column]).dtype).kind not in "fiub":  # type: ignore[index]
                 raise TypeError(f"column {column!r} of {name} must hold real numbers, got dtype {kind}")
         raise TypeError(f"{name} must hold real numbers, got dtype {found.dtype}")
     return found

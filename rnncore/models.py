@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -56,6 +57,11 @@ class Sequential(Network):
     ------
     ValueError, TypeError
         If the widths or dtypes of neighbours differ, or a layer stands where it cannot.
+
+    Warns
+    -----
+    UserWarning
+        If a `Linear` layer follows another.
     """
 
     def __init__(
@@ -77,6 +83,12 @@ class Sequential(Network):
         self.input = first.inputs[0] if input is None else checks.choice("input", input, first.inputs)
         if self.output == "last" and not any(layer.states for layer in self.chain):
             raise ValueError("output='last' needs a recurrent layer")
+
+    def __repr__(self) -> str:
+        options = {"input": self.input, "output": self.output, "output_activation": self.output_activation}
+        lines = [f"{name}: {layer!r}" for name, layer in self.layers.items()]
+        lines += [f"{name}={value!r}" for name, value in options.items()]
+        return f"{type(self).__name__}(\n    " + ",\n    ".join(lines) + ",\n)"
 
     @property
     def layers(self) -> Mapping[str, Layer]:
@@ -503,6 +515,8 @@ def _check_chain(layers: Mapping[str, Layer]) -> None:
     """Raise unless each layer can follow the one before it."""
     if not layers:
         raise ValueError("layers must not be empty")
+    if len(set(map(id, layers.values()))) < len(layers):
+        raise ValueError("layers holds the same layer twice: copy.deepcopy makes another one")
     before: tuple[str, Layer] | None = None
     for name, layer in layers.items():
         if not isinstance(name, str) or not name or "." in name:
@@ -522,6 +536,11 @@ def _check_chain(layers: Mapping[str, Layer]) -> None:
                 raise ValueError(
                     f"layers[{name!r}] has dtype {layer.dtype}, but layers[{previous!r}] {below.dtype}"
                 )
+            if isinstance(layer, Linear) and isinstance(below, Linear):
+                warnings.warn(
+                    f"layers[{name!r}] follows layers[{previous!r}] with nothing between: "
+                    "two linear maps in a row are one",
+                    UserWarning,
+                    stacklevel=3,
+                )
         before = name, layer
-    if len(set(map(id, layers.values()))) < len(layers):
-        raise ValueError("layers holds the same layer twice: copy.deepcopy makes another one")

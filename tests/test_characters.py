@@ -508,3 +508,17 @@ def test_only_full_backpropagation_solves_the_lag_at_once(seed):
     assert losses(full)[100] <= 0.012
     assert losses(full)[1000] <= 0.0005
     assert task.probabilities(full.model, ["vector"]) >= 0.995
+
+
+def test_a_byte_order_mark_is_no_character(tmp_path):
+    text = "the cat sat on the mat. " * 20
+    (tmp_path / "text.txt").write_text(f"\ufeff{text}", encoding="utf-8")
+    plain = CharLM(text, batch_size=2, chunk=8)
+    for marked in (f"\ufeff{text}", tmp_path / "text.txt"):
+        task = CharLM(marked, batch_size=2, chunk=8)
+        assert task.vocabulary == plain.vocabulary
+        assert task.ids.tolist() == plain.ids.tolist()
+        assert task.fingerprint() == plain.fingerprint()
+    assert CharLM(["\ufeffab", "b"]).words == ("ab", "b")
+    with pytest.raises(ValueError, match=r"words\[0\] must have characters"):
+        CharLM(["\ufeff"])

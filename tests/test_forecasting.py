@@ -265,3 +265,18 @@ def test_a_column_that_moves_when_held_out_leaves_the_other_alone():
     trainer = rc.Trainer(task.model(16, cell="gru"), "mse", rc.Adam(lr=0.01), clip_norm=1.0)
     trainer.fit(task, 300, progress=False)
     assert task.evaluate(trainer.model)["rmse_1_column 0"] < 0.1
+
+
+def test_the_seasonal_baseline_goes_on_beyond_a_season():
+    """Every forecast repeats the last season before it, as often as need be."""
+    rng = np.random.default_rng(0)
+    series = rng.normal(size=60)
+    task = Forecasting(series, window=4, season=3, ahead=8)
+    errors = [
+        series[start : start + 8] - np.resize(series[start - 3 : start], 8) for start in range(48, 60 - 8 + 1)
+    ]
+    found = task.evaluate(Repeats())
+    assert found["seasonal_8"] == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-12)
+    assert found["seasonal_1"] == pytest.approx(
+        np.sqrt(np.mean((series[48:] - series[45:-3]) ** 2)), rel=1e-12
+    )

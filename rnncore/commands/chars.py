@@ -153,7 +153,7 @@ def train_words(
 def _words(words: tuple[str, ...]) -> list[str]:
     """Return the words, or the lines of a file if there is one of that name."""
     if len(words) == 1 and Path(words[0]).is_file():
-        return read(Path(words[0])).split()
+        return [word for word in read(Path(words[0])).split("\n") if word]
     return list(words)
 
 
@@ -171,11 +171,14 @@ def _show_probabilities(run: recipes.Run[CharLM]) -> None:
 @click.command("sample")
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "--prompt", help="What to continue.  [default: a new line; for words the first letter of the first]"
+    "--prompt",
+    help="What to continue.  [default: a new line, if the text has any; for words the first letter]",
 )
 @click.option("--length", type=click.IntRange(min=1), default=500, show_default=True, help="At most.")
 @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Number of samples.")
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="Below 1: fewer surprises.")
+@click.option(
+    "--temperature", type=float, default=1.0, show_default=True, help="Below 1: fewer surprises; 0: none."
+)
 @click.option("--top-k", type=click.IntRange(min=1), help="Draw from the K likeliest characters only.")
 @click.option("--top-p", type=float, help="Draw from the likeliest that together have probability P.")
 @click.option("--stop", help="Character that ends a sample.  [default: none; of words the newline]")
@@ -190,7 +193,7 @@ def sample_text(model: Path, prompt: str | None, stop: str | None, **options: An
     except KeyError:
         raise ValueError(f"{path} is no character model: rnncore train chars, or words, makes one") from None
     if prompt is None:
-        prompt = words[0][0] if words else END
+        prompt = words[0][0] if words else next(c for c in f"{END} {vocabulary}" if c in vocabulary)
     if stop is None and words:
         stop = END
     for text in sample(network, vocabulary, prompt, stop=stop, **options):

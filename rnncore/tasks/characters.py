@@ -20,6 +20,7 @@ from rnncore.tasks.task import Batch, digest
 
 DEFAULT_TEXT = "pydoc_data.topics"  # Python's language reference, which every CPython has
 END = "\n"  # of a word
+MARK = "\ufeff"  # with which some programs begin a file; no part of the text
 
 
 class CharLM:
@@ -81,6 +82,8 @@ class CharLM:
             self.source, text = DEFAULT_TEXT, default_text()
         elif isinstance(text, Path):
             self.source, text = str(text.resolve()), read(text)
+        if isinstance(text, str):
+            text = text.removeprefix(MARK)
         self.words = () if isinstance(text, str) else _words(text)
         characters = text if isinstance(text, str) else "".join([*self.words, END])
         self.longest = max(map(len, self.words), default=0)
@@ -291,7 +294,7 @@ def default_text() -> str:
 
 
 def read(path: Path) -> str:
-    """Return the text of a UTF-8 file.
+    """Return the text of a UTF-8 file, without a byte order mark.
 
     Raises
     ------
@@ -299,7 +302,7 @@ def read(path: Path) -> str:
         If it is no UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8").removeprefix(MARK)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is no UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}"
@@ -378,6 +381,8 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def _words(words: Iterable[str]) -> tuple[str, ...]:
     """Return words as a tuple; each must have a character, and no end within."""
     found = tuple(words)
+    if found and isinstance(found[0], str):
+        found = (found[0].removeprefix(MARK), *found[1:])
     for i, word in enumerate(found):
         if not isinstance(word, str):
             raise TypeError(f"words[{i}] must be a string, got {word!r}")
