@@ -238,8 +238,8 @@ class Trainer:
         ----------
         x : array_like, (N, T, D) numbers or (N, T) token ids
         y : array_like
-            (N, T, O), or (N, O) for output "last"; for "cross_entropy" classes (N, T) or (N,). What stands
-            behind the end of a sequence is not looked at.
+            (N, T, O), or (N, O) for output "last"; for "cross_entropy" classes (N, T) or (N,), as also for a
+            single output. What stands behind the end of a sequence is not looked at.
         lengths : array_like of int, (N,), optional
         state : optional
             Initial state; ``trainer.state`` goes on from the batch before.

@@ -236,3 +236,22 @@ def test_a_refused_trainer_leaves_predictions():
     with pytest.raises(ValueError, match="clip_norm"):
         rc.Trainer(model, "bce", clip_norm=-1)
     assert model.output_activation is None
+
+
+@pytest.mark.parametrize("loss", ["mse", "half_mse", "bce"])
+@pytest.mark.parametrize("output", ["all", "last"])
+def test_targets_of_a_single_output_need_no_axis_for_it(loss, output):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(N, T, D)), rng.random((N, T, 1) if output == "all" else (N, 1))
+    found = []
+    for target in (y, y[..., 0], y[..., 0].tolist(), y[..., 0].astype(">f8")):
+        model = rc.SequenceModel(D, 3, 1, input="dense", output=output)
+        fitted = rc.Trainer(model, loss, rc.SGD(lr=0.1))
+        found.append((fitted.step(x, target, LENGTHS), fitted.measure(x, target, LENGTHS)[:2]))
+    assert found == [found[0]] * 4
+    with pytest.raises(ValueError, match=r"y(\[2, 0, 0\]|\[2, 0\]) = nan, expected a "):
+        fitted.step(x, np.full(y.shape[:-1], np.nan), [0, 0, 4])
+    with pytest.raises(ValueError, match=r"y must have shape \(3, (4, )?1\), got \(3, (4, )?2\)"):
+        fitted.step(x, np.repeat(y, 2, axis=-1), LENGTHS)
+    with pytest.raises(ValueError, match="y must have shape"):
+        fitted.step(x, np.zeros((T, N) if output == "all" else (N, T)), LENGTHS)
