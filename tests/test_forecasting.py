@@ -151,8 +151,14 @@ def missing(row, column):
     [
         (missing(17, 1), {}, r"series\[17\] holds nan in column 1: a value is missing"),
         ([*RAMP, np.inf], {}, r"series\[40\] holds inf"),
-        (RAMP[:10], {}, "series has 8 rows to train on, but a window and its horizon take 21"),
-        (RAMP, {"window": 3, "ahead": 9}, "series has 8 rows to evaluate on, but ahead = 9"),
+        (
+            RAMP[:10],
+            {},
+            r"series has 10 rows, of which 8 are to train on .*, but window = 20 and horizon = 1 take 21",
+        ),
+        (RAMP, {"window": 3, "ahead": 9}, r"40 rows, of which 8 are to evaluate on .* ahead = 9 rows$"),
+        (RAMP, {"window": 9}, r"of which 8 are .* \(held_out = 0.2\), .* ahead = 9 rows \(a window\)$"),
+        (RAMP, {"window": 3, "season": 9}, r"of which 8 are .* ahead = 9 rows \(a season\)$"),
         (RAMP, {"window": 3, "season": 33}, "season = 33 is longer"),
         (RAMP[None, None], {}, "series must have shape"),
         (RAMP, {"window": 0}, "window must be at least 1"),

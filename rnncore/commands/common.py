@@ -81,7 +81,7 @@ def show_metrics(metrics: dict[str, float]) -> None:
         if kind == "exact":
             click.echo(f"exact sums of {bits:>2} bits  {value:.2%}")
         else:
-            click.echo(f"{name} {value:.4g}")
+            click.echo(f"{name} {value:.6g}")
 
 
 def write(run: recipes.Run[Any], out: Path) -> None:

@@ -126,7 +126,8 @@ def forecast(model: Path, start: int | None, steps: int | None) -> None:
     predicted = task.forecast(network, start, steps)
     click.echo(",".join(["row", *task.columns]))
     for row, values in enumerate(predicted.tolist(), start):
-        click.echo(",".join([str(row), *(f"{value:.6g}" for value in values)]))
+        numbers = (f"{value:.{places}f}" for value, places in zip(values, task.decimals, strict=True))
+        click.echo(",".join([str(row), *numbers]))
     _draw(task, network, path.with_name("forecast.png"), start, steps)
 
 

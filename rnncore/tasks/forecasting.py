@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from rnncore.models import SequenceModel, Sequential
 from rnncore.network import State
 from rnncore.tasks import scaling
 from rnncore.tasks.task import Batch, digest
+
+__all__ = ["Forecasting", "NoisySine", "read_csv"]
 
 
 class Forecasting:
@@ -94,13 +97,17 @@ class Forecasting:
         self.split = S - round(self.held_out * S)
         if self.split < self.window + self.horizon:
             raise ValueError(
-                f"series has {self.split} rows to train on, "
-                f"but a window and its horizon take {self.window + self.horizon}"
+                f"series has {S} rows, of which {self.split} are to train on (held_out = {self.held_out:g}), "
+                f"but window = {self.window} and horizon = {self.horizon} take {self.window + self.horizon}"
             )
         if self.season is not None and self.season > self.split:
             raise ValueError(f"season = {self.season} is longer than the training part of {self.split} rows")
         if S - self.ahead < self._first:
-            raise ValueError(f"series has {S - self._first} rows to evaluate on, but ahead = {self.ahead}")
+            reason = "" if ahead is not None else " (a season)" if season is not None else " (a window)"
+            raise ValueError(
+                f"series has {S} rows, of which {S - self._first} are to evaluate on "
+                f"(held_out = {self.held_out:g}), but forecasts are of ahead = {self.ahead} rows{reason}"
+            )
         train = self.series[: self.split]
         self.mean, self.deviation = train.mean(axis=0), scaling.deviation(train)
 
@@ -132,6 +139,11 @@ class Forecasting:
     def _first(self) -> int:
         """Row that the first forecast to evaluate begins with."""
         return self.split if self.held_out else max(self.window, self.season or 0)
+
+    @property
+    def decimals(self) -> list[int]:
+        """Decimal places of each column that tell a millionth of its deviation."""
+        return [max(0, 6 - math.floor(math.log10(deviation))) for deviation in self.deviation.tolist()]
 
     def model(self, hidden_size: int = 32, **options: Any) -> SequenceModel:
         """Return a network for the task; options as for `rnncore.SequenceModel`."""
