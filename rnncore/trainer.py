@@ -191,7 +191,9 @@ class Trainer:
         self._turn = threading.RLock()  # held by the thread that trains
         self.optimizer.bind([layer.flat for layer in self.model.chain])
         self._plans = Plans()
-        self._key: Hashable = None  # of the latest step's plan, which the trainer keeps; None: it is used no more
+        self._key: Hashable = (
+            None  # of the latest step's plan, which the trainer keeps; None: it is used no more
+        )
         self._latest: Plan | None = None
         self._state = state
         self._predicted = False  # the plan still holds what the latest step predicted

@@ -139,7 +139,7 @@ def test_wrong_x(model, x, error, message):
 
 @pytest.mark.parametrize("layer", [rc.LSTM(V, 3), rc.Embedding(V, 3)])
 @pytest.mark.parametrize(
-    ("wrong", "found"), [(V, "5"), (-1, "-1"), (-(2**62), "-46116860"), (2**63, "-92233720")]
+    ("wrong", "found"), [(V, "5"), (-1, "-1"), (-(2**62), "-46116860"), (2**63, "9223372036854775808")]
 )
 def test_tokens_outside_the_vocabulary(layer, wrong, found):
     ids = IDS.astype(np.uint64 if wrong > 2**62 else np.int64)
@@ -325,7 +325,7 @@ def test_numbers_that_float32_cannot_hold_are_refused_in_training():
     trainer = rc.Trainer(dense(), "mse")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        with pytest.raises(ValueError, match=r"x\[1, 2, 0\] = inf, expected a finite number"):
+        with pytest.raises(ValueError, match=r"x\[1, 2, 0\] = 1e\+300 \(inf in float32\), expected a finite"):
             trainer.step(x, X)
 
 
@@ -485,3 +485,40 @@ def test_pandas():
     assert task.classes.tolist() == ["a", "b"]
     with pytest.raises(TypeError, match="column 'day' of series must hold real numbers"):
         rc.tasks.Forecasting(pandas.DataFrame({"day": ["Mon"] * 100, "rain": np.arange(100)}))
+
+
+# --- what an error says ---
+
+
+def test_an_id_is_told_as_it_was_given():
+    ids = np.full((N, T), 2**63 + 5, np.uint64)
+    for call in (
+        lambda: tokens().predict(ids),
+        lambda: rc.GRU(V, 3).forward(ids),
+        lambda: rc.Trainer(tokens(), "cross_entropy").step(ids, IDS % 2),
+    ):
+        with pytest.raises(ValueError, match=r"x\[0, 0\] = 9223372036854775813, but the vocabulary has ids"):
+            call()
+    with pytest.raises(ValueError, match=r"x_t\[0\] = 9223372036854775813, but the vocabulary has ids"):
+        tokens().stream(N).step(ids[:, 0])
+    with pytest.raises(ValueError, match=r"y\[0, 0\] = 9223372036854775813, expected a class of"):
+        rc.Trainer(tokens(), "cross_entropy").step(IDS, ids)
+
+
+@pytest.mark.parametrize(
+    ("network", "x", "message"),
+    [
+        (dense(), X[0], r"x must have shape \(N, T, 2\), got \(4, 2\): x\[None\] is a batch of one sequence"),
+        (dense(), X[0].astype(int), r"got \(4, 2\): x\[None\] is a batch of one sequence"),
+        (rc.LSTM(D, 3), X[0], r"x must have shape \(N, T, 2\), got \(4, 2\): x\[None\] is a batch of one"),
+        (rc.LSTM(3, 3), X[0], r"x must have shape \(N, T, 3\), got \(4, 2\)$"),
+        (rc.LSTM(1, 3), X[0], r"got \(4, 2\): x\[:, :, None\] has one number at each step"),
+        (rc.Linear(D, 3), X[0], r"got \(4, 2\): x\[None\] is a batch of one sequence"),
+        (tokens(), IDS[0], r"x must have shape \(N, T\), got \(4,\): x\[None\] is a batch of one sequence"),
+        (rc.Embedding(V, 3), IDS[0], r"got \(4,\): x\[None\] is a batch of one sequence"),
+        (dense(), X[0, 0], r"x must have shape \(N, T, 2\), got \(2,\)"),
+    ],
+)
+def test_an_axis_that_is_missing(network, x, message):
+    with pytest.raises(ValueError, match=message):
+        network.forward(x)

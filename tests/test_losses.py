@@ -249,7 +249,7 @@ def test_targets_of_a_single_output_need_no_axis_for_it(loss, output):
         fitted = rc.Trainer(model, loss, rc.SGD(lr=0.1))
         found.append((fitted.step(x, target, LENGTHS), fitted.measure(x, target, LENGTHS)[:2]))
     assert found == [found[0]] * 4
-    with pytest.raises(ValueError, match=r"y(\[2, 0, 0\]|\[2, 0\]) = nan, expected a "):
+    with pytest.raises(ValueError, match=r"y\[2(, 0)?\] = nan, expected a "):
         fitted.step(x, np.full(y.shape[:-1], np.nan), [0, 0, 4])
     with pytest.raises(ValueError, match=r"y must have shape \(3, (4, )?1\), got \(3, (4, )?2\)"):
         fitted.step(x, np.repeat(y, 2, axis=-1), LENGTHS)
