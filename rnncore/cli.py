@@ -28,6 +28,8 @@ from rnncore.commands.forecast import forecast, train_series, train_sine
 from rnncore.commands.problems import train_adding_problem, train_reber, train_temporal_order
 from rnncore.tasks.addition import encode, report
 
+__all__ = ["cli", "evaluate", "info", "main", "train", "train_addition"]
+
 SHOWN = ((8, 4), (16, 2), (64, 1))  # bits and number of the sums that are printed
 # tasks by their names, made from their configurations
 TASKS: dict[str, Callable[..., tasks.Task]] = {

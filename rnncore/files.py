@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+__all__ = ["load_arrays", "replacing", "save_arrays"]
+
 FORMAT = 1  # of saved files; a file of a later one is refused
 
 

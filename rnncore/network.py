@@ -14,6 +14,8 @@ import numpy.typing as npt
 from rnncore import checks
 from rnncore.plan import Layer, Plan, Plans, States, gradient
 
+__all__ = ["Arrays", "Checked", "Network", "Pass", "Seed", "State"]
+
 AT_ONCE = 1 << 25  # bytes of buffers that an inference takes about, if its sequences are many
 FEWEST_ROWS = 32  # that are run at a time then: fewer would not keep the products busy
 

@@ -17,6 +17,8 @@ import numpy as np
 from rnncore import checks, kernels, losses, machine
 from rnncore.rows import Rows, Variable, zeros
 
+__all__ = ["Layer", "Plan", "Plans", "Stage", "States", "gradient"]
+
 ALWAYS_FITS = 1 << 28  # bytes for which nobody looks how much memory is free
 
 States = Sequence[Sequence[np.ndarray]]  # for each recurrent layer h, or h and c: (L * directions, N, H)

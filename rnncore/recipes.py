@@ -28,6 +28,21 @@ from rnncore.tasks import (
 from rnncore.tasks.addition import encode, report, score
 from rnncore.trainer import History, Trainer
 
+__all__ = [
+    "Run",
+    "WrittenTask",
+    "adding_problem",
+    "addition",
+    "characters",
+    "reber",
+    "series",
+    "sine",
+    "temporal_order",
+    "tutorial_addition",
+    "tutorial_sine",
+    "words",
+]
+
 
 class WrittenTask(Task, Protocol):
     """A task that can tell how it is made, and draw its metrics."""

@@ -23,6 +23,8 @@ from rnncore.files import replacing
 from rnncore.tasks import CharLM, gradients
 from rnncore.tasks.characters import END, decode, read, sample
 
+__all__ = ["draw_gradients", "reach", "sample_text", "train_chars", "train_words"]
+
 SHOWN = 300  # characters of the sample after training
 
 

@@ -13,6 +13,16 @@ import click
 
 from rnncore import pictures, recipes
 
+__all__ = [
+    "checkpoint_options",
+    "model_file",
+    "require_writable",
+    "show_metrics",
+    "task_config",
+    "training_options",
+    "write",
+]
+
 Command = Callable[..., Any]
 
 

@@ -23,6 +23,8 @@ from rnncore.models import Sequential
 from rnncore.tasks import Forecasting, NoisySine
 from rnncore.tasks.forecasting import read_csv
 
+__all__ = ["forecast", "train_series", "train_sine"]
+
 TASKS: dict[str, type[Forecasting]] = {"series": Forecasting, "sine": NoisySine}
 
 

@@ -16,6 +16,8 @@ from rnncore.commands.common import (
     write,
 )
 
+__all__ = ["train_adding_problem", "train_reber", "train_temporal_order"]
+
 
 @click.command("adding-problem")
 @click.option("--length", type=click.IntRange(min=2), default=100, show_default=True, help="Steps.")

@@ -10,6 +10,8 @@ import numpy as np
 
 from rnncore.rows import Rows
 
+__all__ = ["Stage", "gradient", "sigmoid", "softmax"]
+
 
 class Stage:
     """A piece of the network with its arrays bound once: it runs without arguments.

@@ -6,6 +6,8 @@ import numpy as np
 
 from rnncore.rows import Rows
 
+__all__ = ["Intake"]
+
 
 class Intake:
     """Packs batches (N, T, ...) into an array (N*T, ...), or (N, ...) into (N, ...) behind a "last" output.

@@ -16,7 +16,9 @@ from rnncore import checks, initializers, pictures
 from rnncore.models import SequenceModel, Sequential
 from rnncore.tasks import sampling
 from rnncore.tasks.ngrams import witten_bell
-from rnncore.tasks.task import Batch, digest
+from rnncore.tasks.task import Batch, digest, written
+
+__all__ = ["END", "CharLM", "cross_entropy", "decode", "default_text", "encode", "one_hot", "read", "sample"]
 
 DEFAULT_TEXT = "pydoc_data.topics"  # Python's language reference, which every CPython has
 END = "\n"  # of a word
@@ -125,6 +127,11 @@ class CharLM:
             data = {"words": list(self.words)}
         options = ("held_out", "batch_size", "chunk", "order")
         return {"vocabulary": self.vocabulary, **data, **{name: getattr(self, name) for name in options}}
+
+    def __repr__(self) -> str:
+        size = f"{len(self.words)} words" if self.words else f"a text of {len(self.ids):,}"
+        options = {name: getattr(self, name) for name in ("held_out", "batch_size", "chunk", "order")}
+        return written(self, size, f"{len(self.vocabulary)} different characters", **options)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what the batches depend on."""

@@ -16,7 +16,7 @@ from rnncore import checks, pictures
 from rnncore.models import SequenceModel, Sequential
 from rnncore.network import State
 from rnncore.tasks import scaling
-from rnncore.tasks.task import Batch, digest
+from rnncore.tasks.task import Batch, digest, written
 
 __all__ = ["Forecasting", "NoisySine", "read_csv"]
 
@@ -125,6 +125,11 @@ class Forecasting:
             "batch_size": self.batch_size,
             "columns": self.columns,
         }
+
+    def __repr__(self) -> str:
+        S, C = self.series.shape
+        options = {name: value for name, value in self.config().items() if name not in ("series", "columns")}
+        return written(self, f"{S} rows of {C} column{'s' if C > 1 else ''}", **options)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what the batches depend on."""

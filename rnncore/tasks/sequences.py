@@ -13,7 +13,7 @@ import numpy.typing as npt
 from rnncore import checks, pictures
 from rnncore.models import SequenceModel, Sequential
 from rnncore.tasks import scaling
-from rnncore.tasks.task import Batch, digest
+from rnncore.tasks.task import Batch, digest, written
 
 __all__ = ["SequenceClassification", "SequenceRegression"]
 
@@ -89,6 +89,11 @@ class _WholeSequences(ABC):
     def validate(self, model: Sequential) -> dict[str, float]:
         """Return what `evaluate` does."""
         return self.evaluate(model)
+
+    def __repr__(self) -> str:
+        learnt, held = len(self.train.x), len(self.test.x)
+        size = {"input": self.input, "input_size": self.input_size, "batch_size": self.batch_size}
+        return written(self, f"{learnt} sequences to learn from", f"{held} to test on", **size)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what the batches depend on."""

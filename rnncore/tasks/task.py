@@ -11,7 +11,7 @@ import numpy as np
 from rnncore import checks
 from rnncore.models import Sequential
 
-__all__ = ["Batch", "Batches", "Task", "as_batch", "as_task", "checksum", "digest", "fingerprint"]
+__all__ = ["Batch", "Batches", "Task", "as_batch", "as_task", "checksum", "digest", "fingerprint", "written"]
 
 
 class Batch(NamedTuple):
@@ -128,6 +128,12 @@ def checksum(*parts: Any, before: int = 0) -> int:
         content = repr(found.tolist()).encode() if found.dtype == object else found.tobytes()
         before = zlib.crc32(content, zlib.crc32(kind, before))
     return before
+
+
+def written(task: Any, *facts: str, **options: Any) -> str:
+    """Return the `repr` of a task: facts about its data, and how it was made."""
+    parts = [*facts, *(f"{name}={value!r}" for name, value in options.items())]
+    return f"{type(task).__name__}({', '.join(parts)})"
 
 
 def digest(*parts: Any) -> str:
