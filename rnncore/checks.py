@@ -24,6 +24,7 @@ __all__ = [
     "finite",
     "first_outside",
     "flag",
+    "flags",
     "integer",
     "integers",
     "lengths",

@@ -23,7 +23,7 @@ from rnncore.plan import Plan, Plans
 from rnncore.schedules import EarlyStopping, Schedule, describe
 from rnncore.tasks.task import Batch, Batches, Task, as_batch, as_task, fingerprint
 
-__all__ = ["History", "Trainer"]
+__all__ = ["History", "Interruption", "Option", "Trainer"]
 
 REDUCTIONS = ("mean", "sum")
 Callback = Callable[[int, float], Any]

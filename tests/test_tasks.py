@@ -21,12 +21,13 @@ X = np.zeros((10, 4, 3))
         ),
         (
             tasks.Forecasting(np.zeros((90, 2)), window=5),
-            "Forecasting(90 rows of 2 columns, window=5, horizon=1, output='last', held_out=0.2, season=None, "
-            "ahead=5, noise=0.0, batch_size=32)",
+            "Forecasting(90 rows of 2 columns, window=5, horizon=1, output='last', held_out=0.2, "
+            "season=None, ahead=5, noise=0.0, batch_size=32)",
         ),
         (
             tasks.CharLM("ab" * 5000),
-            "CharLM(a text of 10,000, 2 different characters, held_out=0.1, batch_size=32, chunk=64, order=6)",
+            "CharLM(a text of 10,000, 2 different characters, held_out=0.1, batch_size=32, chunk=64, "
+            "order=6)",
         ),
         (
             tasks.CharLM(["ab", "c"]),
@@ -38,7 +39,7 @@ X = np.zeros((10, 4, 3))
             "batch_size=32)",
         ),
         (
-            tasks.SequenceClassification([[0, 3], [1]], "ab", held_out=0),
+            tasks.SequenceClassification([[0, 3], [1]], ["a", "b"], held_out=0),
             "SequenceClassification(2 sequences to learn from, 2 to test on, input='tokens', input_size=4, "
             "batch_size=32)",
         ),
