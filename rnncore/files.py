@@ -13,6 +13,14 @@ from typing import Any
 
 import numpy as np
 
+__all__ = [
+    "load_arrays",
+    "load_extra",
+    "read_text",
+    "replacing",
+    "save_arrays",
+]
+
 FORMAT = 1  # of saved files; a file of a later one is refused
 EXTRA = "extra"  # entry of the header for what belongs to neither model nor checkpoint
 # longer ones first: the mark of UTF-32 begins with that of UTF-16

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = [
+    "Panel",
+    "available",
+    "confusion_matrix",
+    "forecast",
+    "forecast_title",
+    "gradient_norms",
+    "training_curves",
+]
+
 DPI = 120
 MOST = 12  # panels of a picture: more take minutes and nobody reads them
 MOST_ROWS = 500  # of a forecast that can be told apart

@@ -16,6 +16,8 @@ import numpy as np
 
 from rnncore.files import read_text
 
+__all__ = ["Row", "Table", "dates", "extended", "label", "read"]
+
 DELIMITERS = (",", ";", "\t", "|", " ")  # the earlier ones win a tie; a space stands for any white space
 NO_DELIMITER = "\x1f"  # of a single column
 SAMPLE = 100  # rows that tell the delimiter and the header

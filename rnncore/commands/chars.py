@@ -27,6 +27,8 @@ from rnncore.files import replacing
 from rnncore.tasks import CharLM, gradients
 from rnncore.tasks.characters import END, decode, read, sample
 
+__all__ = ["draw_gradients", "reach", "sample_text", "train_chars", "train_words"]
+
 SHOWN = 300  # characters of the sample after training
 
 
@@ -37,6 +39,9 @@ def reach(value: str) -> int | str:
     if not value.isdecimal() or int(value) < 1:
         raise click.BadParameter(f"must be 'full' or a number of steps, got {value!r}")
     return int(value)
+
+
+encoding_option = click.option("--encoding", help="Of FILE.  [default: UTF-8, or UTF-16 if it begins so]")
 
 
 @click.command("chars")
@@ -77,6 +82,7 @@ def reach(value: str) -> int | str:
     show_default=True,
     help="Validations without a better loss that end training.",
 )
+@encoding_option
 @training_options("chars")
 @verbose_option
 @checkpoint_options
@@ -87,6 +93,7 @@ def train_chars(
     embedding: int | None,
     batch: int,
     chunk: int | None,
+    encoding: str | None,
     steps: int | None,
     seed: int,
     out: Path,
@@ -95,12 +102,12 @@ def train_chars(
     checkpoints: dict[str, Any],
     **options: Any,
 ) -> None:
-    """Teach a network to continue the text in FILE (UTF-8), or Python's language reference.
+    """Teach a network to continue the text in FILE, or Python's language reference.
 
     The number of updates is found on a validation part at the end of the training part; the network is then
     trained anew on all of that. The result is tested on the last tenth of the text, which neither has seen.
     """
-    task = CharLM(file, batch_size=batch, chunk=chunk)
+    task = CharLM(file, batch_size=batch, chunk=chunk, encoding=encoding)
     begin(out)
     if not quiet:
         click.echo(f"{task.source}: {len(task.ids):,} characters, {len(task.vocabulary)} different ones")
@@ -158,12 +165,14 @@ def train_chars(
     type=click.IntRange(min=1),
     help="Passes over all words.  [default: 600, fewer for more than 1600 words; tutorial 1001]",
 )
+@encoding_option
 @training_options("words")
 def train_words(
     words: tuple[str, ...],
     recipe: str,
     bptt: tuple[int | str, ...],
     batch: int | None,
+    encoding: str | None,
     seed: int,
     out: Path,
     quiet: bool,
@@ -181,7 +190,7 @@ def train_words(
         if options.keys() & {"cell", "num_layers"} or batch:
             raise click.UsageError("the tutorial recipe is an Elman network of one layer, one word an update")
         train, batch = recipes.tutorial_words, 1
-    task = CharLM(_words(words), batch_size=batch)
+    task = CharLM(_words(words, encoding), batch_size=batch)
     begin(out)
     runs = {}
     for k in dict.fromkeys(bptt):
@@ -197,13 +206,13 @@ def train_words(
             pictures.training_curves(part, title, list(run.history.metrics), [panel])
 
 
-def _words(words: tuple[str, ...]) -> list[str]:
+def _words(words: tuple[str, ...], encoding: str | None) -> list[str]:
     """Return the words, or the lines of the file that is given instead."""
     if len(words) > 1:
         return list(words)
     path = Path(words[0])
     if path.is_file():
-        return [line.strip() for line in read(path).splitlines() if line.strip()]
+        return [word for word in read(path, encoding).split("\n") if word]
     if path.suffix or len(path.parts) > 1:  # nobody means to learn "words.txt" by heart
         raise ValueError(f"there is no file {words[0]}")
     return list(words)
@@ -223,11 +232,14 @@ def _show_probabilities(run: recipes.Run[CharLM]) -> None:
 @click.command("sample")
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "--prompt", help="What to continue.  [default: a new line; for words the first letter of the first]"
+    "--prompt",
+    help="What to continue.  [default: a new line, if the text has any; for words the first letter]",
 )
 @click.option("--length", type=click.IntRange(min=1), default=500, show_default=True, help="At most.")
 @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Number of samples.")
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="Below 1: fewer surprises.")
+@click.option(
+    "--temperature", type=float, default=1.0, show_default=True, help="Below 1: fewer surprises; 0: none."
+)
 @click.option("--top-k", type=click.IntRange(min=1), help="Draw from the K likeliest characters only.")
 @click.option("--top-p", type=float, help="Draw from the likeliest that together have probability P.")
 @click.option("--stop", help="Character that ends a sample.  [default: none; of words the newline]")
@@ -242,7 +254,7 @@ def sample_text(model: Path, prompt: str | None, stop: str | None, **options: An
     except KeyError:
         raise ValueError(f"{path} is no character model: rnncore train chars, or words, makes one") from None
     if prompt is None:
-        prompt = words[0][0] if words else END
+        prompt = words[0][0] if words else next(c for c in f"{END} {vocabulary}" if c in vocabulary)
     if stop is None and words:
         stop = END
     for text in sample(network, vocabulary, prompt, stop=stop, **options):

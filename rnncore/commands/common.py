@@ -19,6 +19,25 @@ from rnncore import pictures, recipes, tables
 from rnncore.commands import measures
 from rnncore.files import load_extra, replacing
 
+__all__ = [
+    "EXPECTED",
+    "begin",
+    "checkpoint_options",
+    "finish",
+    "kept",
+    "message",
+    "model_file",
+    "model_files",
+    "read_table",
+    "show_metrics",
+    "show_outcome",
+    "shows_progress",
+    "table_options",
+    "task_config",
+    "training_options",
+    "verbose_option",
+]
+
 Command = Callable[..., Any]
 
 MODEL = "model.safetensors"

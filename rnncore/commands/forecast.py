@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from rnncore.commands.common import (
 from rnncore.files import replacing
 from rnncore.models import Sequential
 from rnncore.tasks import Forecaster, Forecasting, NoisySine
+
+__all__ = ["forecast", "train_series", "train_sine"]
 
 Training = Callable[[], recipes.Run[Forecasting]]
 
@@ -227,7 +229,7 @@ def forecast(
         raise ValueError(f"start must lie in {least} ... {S}, as the model reads {least} rows, got {first}")
     steps = steps or S - first or task.ahead
     predicted = task.closed_loop(network, series.values[None, :first], steps)[0]
-    _print(task.columns, series, first, predicted)
+    _print(task, series, first, predicted)
     if pictures.available():
         title = pictures.forecast_title(task.columns, source)
         with replacing(path.with_name("forecast.png")) as part:
@@ -236,14 +238,15 @@ def forecast(
             )
 
 
-def _print(columns: Sequence[str], series: tables.Table, first: int, predicted: np.ndarray) -> None:
+def _print(task: Forecasting, series: tables.Table, first: int, predicted: np.ndarray) -> None:
     """Print a forecast as CSV."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     index = None if series.index is None else tables.extended(series.index, first + len(predicted))
-    writer.writerow(["row", *([] if index is None else [series.index_name]), *columns])
+    writer.writerow(["row", *([] if index is None else [series.index_name]), *task.columns])
     for row, values in enumerate(predicted.tolist(), first):
         label = [] if index is None else [tables.label(index[row])]
-        writer.writerow([row, *label, *(f"{value:.6g}" for value in values)])
+        numbers = (f"{value:.{places}f}" for value, places in zip(values, task.decimals, strict=True))
+        writer.writerow([row, *label, *numbers])
 
 
 def _row(start: str, index: np.ndarray | None) -> int:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+__all__ = ["Measure", "lines"]
+
 MOST = 30  # lines of a table
 
 

@@ -15,16 +15,20 @@ from typing import Any
 import numpy as np
 
 from rnncore import checks, initializers, pictures
+from rnncore.files import read_text
 from rnncore.models import SequenceModel, Sequential
 from rnncore.tasks import sampling
 from rnncore.tasks.ngrams import witten_bell
-from rnncore.tasks.task import Batch
+from rnncore.tasks.task import Batch, digest, written
+
+__all__ = ["END", "CharLM", "cross_entropy", "decode", "default_text", "encode", "one_hot", "read", "sample"]
 
 DEFAULT_TEXT = "pydoc_data.topics"  # Python's language reference, which every CPython has
 END = "\n"  # of a word
 # Sizes by the length of a text, in characters, chosen by the loss on texts of 10 kB to 1 MB.
 SMALL_TEXT = 30_000  # up to here characters are embedded: fewer weights to learn
 LARGE_TEXT = 300_000  # from here on chunks are twice as long
+MARK = "\ufeff"  # with which some programs begin a file; no part of the text
 
 
 class CharLM:
@@ -41,7 +45,7 @@ class CharLM:
     Parameters
     ----------
     text : str, Path or iterable of str, optional
-        A text, a UTF-8 file with a text, or words. If not given, the text is Python's own language reference
+        A text, a file with a text, or words. If not given, the text is Python's own language reference
         (pydoc_data.topics), which differs a little from version to version.
     held_out : float, optional
         Part that training never sees: the last 10 % of a text; of words none.
@@ -51,6 +55,8 @@ class CharLM:
         T of a text: 32, or 64 from 300,000 characters on.
     order : int, default 6
         Of the n-gram model to compare with; see `rnncore.tasks.ngrams`.
+    encoding : str, optional
+        Of the file; UTF-8 or UTF-16 if not given.
 
     Attributes
     ----------
@@ -81,12 +87,16 @@ class CharLM:
         batch_size: int | None = None,
         chunk: int | None = None,
         order: int = 6,
+        encoding: str | None = None,
     ) -> None:
         self.source: str | None = None
+        self.encoding = encoding
         if text is None:
             self.source, text = DEFAULT_TEXT, default_text()
         elif isinstance(text, Path):
-            self.source, text = str(text.resolve()), read(text)
+            self.source, text = str(text.resolve()), read(text, encoding)
+        if isinstance(text, str):
+            text = text.removeprefix(MARK)
         self.words = () if isinstance(text, str) else _words(text)
         characters = text if isinstance(text, str) else "".join([*self.words, END])
         self.longest = max(map(len, self.words), default=0)
@@ -147,8 +157,19 @@ class CharLM:
         data: dict[str, Any] = {"source": self.source, "checksum": self._checksum()}
         if self.words:
             data = {"words": list(self.words)}
-        options = ("held_out", "batch_size", "chunk", "order")
+        options = ("held_out", "batch_size", "chunk", "order", "encoding")
         return {"vocabulary": self.vocabulary, **data, **{name: getattr(self, name) for name in options}}
+
+    def __repr__(self) -> str:
+        size = f"{len(self.words)} words" if self.words else f"a text of {len(self.ids):,}"
+        options = {name: getattr(self, name) for name in ("held_out", "batch_size", "chunk", "order")}
+        return written(self, size, f"{len(self.vocabulary)} different characters", **options)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the batches depend on."""
+        options = ("held_out", "batch_size", "chunk")
+        data = {"text": digest(self.ids, self.vocabulary), "words": digest(self.words)}
+        return {**data, **{name: getattr(self, name) for name in options}}
 
     def _checksum(self) -> int:
         return zlib.crc32(decode(self.ids, self.vocabulary).encode())
@@ -332,20 +353,9 @@ def default_text() -> str:
     return "\n".join(topics[name] for name in sorted(topics))
 
 
-def read(path: Path) -> str:
-    """Return the text of a UTF-8 file.
-
-    Raises
-    ------
-    ValueError
-        If it is no UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is no UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}"
-        ) from None
+def read(path: Path, encoding: str | None = None) -> str:
+    """Return the text of a file; see `rnncore.files.read_text`."""
+    return read_text(path, encoding)[0]
 
 
 def encode(text: str, vocabulary: str) -> np.ndarray:
@@ -420,6 +430,8 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def _words(words: Iterable[str]) -> tuple[str, ...]:
     """Return words as a tuple; each must have a character, and no end within."""
     found = tuple(words)
+    if found and isinstance(found[0], str):
+        found = (found[0].removeprefix(MARK), *found[1:])
     for i, word in enumerate(found):
         if not isinstance(word, str):
             raise TypeError(f"words[{i}] must be a string, got {word!r}")
