@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -197,3 +199,13 @@ def _task_of(path: Path, file: Path | None) -> tasks.Task:
         raise ValueError(f"{message(error)}: --file tells where the text of {path} lies now") from None
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"{path}: the task of the model cannot be made again: {error}") from None
+
+
+def _show_whole_sentences(group: click.Group) -> None:
+    """Let a group list its commands with the whole first sentence of each, which click would cut off."""
+    for command in group.commands.values():
+        command.short_help = re.split(r"(?<=[.!?])\s", inspect.cleandoc(command.help or ""))[0]
+
+
+_show_whole_sentences(cli)
+_show_whole_sentences(train)

@@ -28,7 +28,7 @@ __all__ = [
 
 DPI = 120
 MOST = 12  # panels of a picture: more take minutes and nobody reads them
-MOST_ROWS = 500  # of a forecast that can be told apart
+MOST_ROWS = 200  # of a forecast that can be told apart
 LONGEST = 30  # letters of a name
 
 
@@ -108,7 +108,7 @@ def forecast(
     """Draw a series with a forecast over it, a panel for each column; of more than 12 the first 12.
 
     A long series is shown near the forecast alone, with twice as many rows before it as it has itself, but
-    100 at least; and of a long forecast the beginning, 500 rows.
+    100 at least; and of a long forecast the beginning, 200 rows.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def _date_axis(axis: Axes) -> None:
     """Write dates below an axis as short as can be."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-    locator = AutoDateLocator(maxticks=7)  # type: ignore[no-untyped-call]
+    locator = AutoDateLocator(minticks=3)  # type: ignore[no-untyped-call]
     axis.xaxis.set_major_locator(locator)
     axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
 

@@ -240,9 +240,7 @@ def test_bad_arguments(arguments, error, message):
 def test_files_that_are_no_text(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"caf\xe9")
-    with pytest.raises(
-        ValueError, match="is no UTF-8 text: byte 0xe9 in line 1 cannot be read"
-    ):
+    with pytest.raises(ValueError, match="is no UTF-8 text: byte 0xe9 in line 1 cannot be read"):
         CharLM(path)
     with pytest.raises(FileNotFoundError):
         CharLM(tmp_path / "none.txt")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,6 +65,14 @@ def test_help(rnncore, arguments):
     result = rnncore(*arguments)
     assert result.code == 0
     assert result.out.startswith("Usage: rnncore")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_shows_whole_sentences(rnncore, arguments):
+    _, listed = rnncore(*arguments).out.split("Commands:\n")
+    rows = re.findall(r"^  (\S+) +(.*(?:\n {6,}.*)*)", listed, re.M)
+    assert len(rows) >= 7
+    assert all(text.endswith(".") and "..." not in text for _, text in rows)
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"]])

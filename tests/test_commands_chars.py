@@ -201,3 +201,27 @@ def test_a_text_that_changed_is_not_evaluated_on(rnncore, text, tmp_path):
     result = rnncore("evaluate", "run")
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert "holds another text now" in result.err
+
+
+@pytest.mark.parametrize("word", ["words.txt", "lists/words", "../words"])
+def test_a_missing_word_list_is_not_learnt_by_heart(rnncore, word):
+    result = rnncore("train", "words", word, "--quiet")
+    assert (result.code, result.out, result.err) == (2, "", f"rnncore: there is no file {word}\n")
+
+
+def test_encodings(rnncore, tmp_path):
+    for encoding in ("utf-8-sig", "utf-16", "cp1252"):
+        (tmp_path / "text.txt").write_bytes(("Die Füße, die Größe. " * 50).encode(encoding))
+        told = ["--encoding", "cp1252"] if encoding == "cp1252" else []
+        result = rnncore("train", "chars", "text.txt", *SMALL, *told, "--steps", 1, "--out", "run")
+        assert result.out.startswith(f"{tmp_path}/text.txt: 1,050 characters, 13 different ones")
+        assert rnncore("evaluate", "run").code == 0
+    refused = rnncore("train", "chars", "text.txt", *SMALL, "--steps", 1)
+    assert refused.code == 2
+    assert refused.err.startswith(
+        "rnncore: text.txt is no UTF-8 text: byte 0xfc in line 1 cannot be read: give"
+    )
+    (tmp_path / "words.txt").write_bytes("Füße\nÖl\n".encode("cp1252"))
+    refused = rnncore("train", "words", "words.txt")
+    assert (refused.code, refused.err.split(":")[1]) == (2, " words.txt is no UTF-8 text")
+    assert rnncore("train", "words", "words.txt", "--encoding", "latin-1", "--epochs", 1).code == 0

@@ -193,3 +193,91 @@ def assert_refused(result: Result, *words: str) -> None:
     assert result.err.count("\n") == 1
     for word in words:
         assert word in result.err
+
+
+# --- files as people have them ---
+
+
+def dated(start, days, columns="Tag;Höhe;Breite"):
+    """A file with semicolons, decimal commas and dates."""
+    dates = np.datetime64(start) + np.arange(days)
+    values = [f"{10 + np.sin(t):.4f};{t % 7},5".replace(".", ",") for t in range(days)]
+    lines = [f"{day.astype(object):%d.%m.%Y};{row}" for day, row in zip(dates, values, strict=True)]
+    return "\n".join([columns, *lines]) + "\n"
+
+
+@pytest.fixture
+def days(rnncore, tmp_path):
+    """Train on 120 days of a file in cp1252."""
+    (tmp_path / "tage.csv").write_bytes(dated("2020-01-01", 120).encode("cp1252"))
+    result = rnncore("train", "series", "tage.csv", "--steps", 10, "--ahead", 7, "--out", "run")
+    assert result.code == 0
+    return result
+
+
+def test_all_columns_of_numbers_are_learnt(days):
+    assert days.err == "tage.csv is no UTF-8 text (byte 0xf6 in line 1): it is read as cp1252\n"
+    assert days.out.startswith("tage.csv: 120 rows (Tag 2020-01-01 to 2020-04-29) of Höhe, Breite\n")
+
+
+def test_forecasts_have_the_dates_of_their_rows(rnncore, days):
+    rows = list(csv.DictReader(rnncore("forecast", "run", "--start", 119, "--steps", 3).out.splitlines()))
+    assert [(row["row"], row["Tag"]) for row in rows] == [
+        ("119", "2020-04-29"),
+        ("120", "2020-04-30"),
+        ("121", "2020-05-01"),
+    ]
+    by_date = rnncore("forecast", "run", "--start", "29.4.2020", "--steps", 3)
+    assert list(csv.DictReader(by_date.out.splitlines())) == rows
+
+
+def test_another_series_is_continued(rnncore, days, tmp_path):
+    (tmp_path / "neu.csv").write_text(dated("2021-01-01", 100), encoding="utf-8")
+    (tmp_path / "run" / "model.safetensors").rename(tmp_path / "alone")
+    result = rnncore("forecast", "alone", "--file", "neu.csv")
+    rows = list(csv.DictReader(result.out.splitlines()))
+    assert [row["row"] for row in rows] == [str(row) for row in range(100, 107)]
+    assert (rows[0]["Tag"], rows[-1]["Tag"]) == ("2021-04-11", "2021-04-17")
+    assert (tmp_path / "forecast.png").exists()
+    model = rc.load(tmp_path / "alone")
+    truth = np.stack([np.round(10 + np.sin(np.arange(100)), 4), np.arange(100) % 7 + 0.5], axis=1)
+    shown = [[float(row["Höhe"]), float(row["Breite"])] for row in rows]
+    np.testing.assert_allclose(shown, model.forecast(truth, 7), atol=1e-5)
+
+    (tmp_path / "other.csv").write_text(dated("2021-01-01", 100, "d;a;b"), encoding="utf-8")
+    assert_refused(rnncore("forecast", "alone", "--file", "other.csv"), "no column 'Höhe', but 'd', 'a', 'b'")
+    named = rnncore("forecast", "alone", "--file", "other.csv", "--column", "a", "--column", "b")
+    assert named.out == result.out.replace("Tag", "d")
+    one = rnncore("forecast", "alone", "--file", "other.csv", "--column", "a")
+    assert_refused(one, "--column must be given for each column of the model (Höhe, Breite), got 1")
+    assert_refused(rnncore("forecast", "alone", "--fill", "linear"), "are for --file")
+    assert_refused(rnncore("forecast", "alone", "--file", "neu.csv", "--start", 1), "start must lie in")
+    assert_refused(
+        rnncore("forecast", "alone", "--start", "soon"), "must be a row, counted from 0, or a date"
+    )
+
+
+def test_dates_need_dates(rnncore):
+    rnncore("train", "sine", "--steps", 1, "--quiet")
+    assert_refused(rnncore("forecast", "runs/sine", "--start", "2020-01-01"), "the series has no dates")
+
+
+def test_missing_values_are_filled(rnncore, table):
+    lines = table.read_text().splitlines()
+    lines[17] = ",16,x"
+    table.write_text("\n".join(lines))
+    arguments = ("train", "series", table, "--column", "wave", "--steps", 2, "--quiet")
+    assert_refused(
+        rnncore(*arguments, "--fill", "often"), "must be previous, linear or a number, got 'often'"
+    )
+    for fill in ("previous", "linear", "0.5"):
+        result = rnncore(*arguments, "--fill", fill)
+        assert result.code == 0
+        assert f"'wave': 1 missing value filled ({fill}), the first in line 18" in result.err
+
+
+def test_columns_twice_and_rows_that_do_not_fit(rnncore, tmp_path):
+    (tmp_path / "a.csv").write_text("date,v\n2020-01-01,10,5\n2020-01-02,11,5\n")
+    assert_refused(rnncore("train", "series", "a.csv"), "a.csv, line 2: 3 fields, but the first line has 2")
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    assert_refused(rnncore("train", "series", "a.csv", "--column", "a", "--column", "1"), "given twice")

@@ -69,36 +69,39 @@ def training_options(name: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def table_options(command: Command) -> Command:
-    """Add the options of how to read a table; they come as its argument `reading`, for `tables.read`."""
+def table_options(default: str) -> Callable[[Command], Command]:
+    """Return a decorator that adds the options of how to read a table, with its default columns in words.
 
-    @click.option(
-        "--column",
-        "columns",
-        multiple=True,
-        help="Column of FILE by its name or its number from 1; may be given several times."
-        "  [default: all that hold numbers]",
-    )
-    @click.option(
-        "--fill", metavar="previous|linear|NUMBER", type=_fill, help="What to put for missing values."
-    )
-    @click.option(
-        "--decimal", type=click.Choice([".", ","]), help="The decimal mark.  [default: found in the file]"
-    )
-    @click.option("--encoding", help="Of FILE.  [default: UTF-8, UTF-16 or cp1252, found in the file]")
-    @functools.wraps(command)
-    def reads(
-        *,
-        columns: tuple[str, ...],
-        fill: str | float | None,
-        decimal: str | None,
-        encoding: str | None,
-        **arguments: Any,
-    ) -> None:
-        reading = {"columns": columns, "fill": fill, "decimal": decimal, "encoding": encoding}
-        command(reading=reading, **arguments)
+    They come as the argument `reading`, for `tables.read`.
+    """
+    options = [
+        click.option(
+            "--column",
+            "columns",
+            multiple=True,
+            help=f"Column of FILE by its name, or its number from 1; may be repeated.  [default: {default}]",
+        ),
+        click.option(
+            "--fill", metavar="previous|linear|NUMBER", type=_fill, help="What to put for missing values."
+        ),
+        click.option(
+            "--decimal", type=click.Choice([".", ","]), help="The decimal mark.  [default: found in the file]"
+        ),
+        click.option("--encoding", help="Of FILE.  [default: UTF-8, UTF-16 or cp1252, found in the file]"),
+    ]
 
-    return reads
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def reads(*, columns: Any, fill: Any, decimal: Any, encoding: Any, **arguments: Any) -> None:
+            reading = {"columns": columns, "fill": fill, "decimal": decimal, "encoding": encoding}
+            command(reading=reading, **arguments)
+
+        wrapped: Command = reads
+        for option in reversed(options):
+            wrapped = option(wrapped)
+        return wrapped
+
+    return decorate
 
 
 def _fill(value: str) -> str | float:

@@ -60,7 +60,7 @@ def train_sine(
 
 @click.command("series")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
-@table_options
+@table_options("all that hold numbers")
 @click.option(
     "--recipe",
     type=click.Choice(["default", "network"]),
@@ -195,7 +195,7 @@ def _training(options: dict[str, Any]) -> dict[str, Any]:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="CSV file with another series to go on from.  [default: the series of the training]",
 )
-@table_options
+@table_options("those of the training")
 @click.option(
     "--start",
     metavar="ROW|DATE",
