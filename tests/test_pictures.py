@@ -13,12 +13,13 @@ from rnncore.tasks import BinaryAddition
 def drawn(monkeypatch, tmp_path):
     """Return the figures that are drawn, which are written to picture.png."""
     figure = pytest.importorskip("matplotlib.figure")
-    figures = []
+    figures: list = []
     save = figure.Figure.savefig
 
     def saved(self, path, **options):
         figures.append(self)
         save(self, path, **options)
+        self.draw_without_rendering()  # so that places are told in the resolution of the figure
 
     monkeypatch.setattr(figure.Figure, "savefig", saved)
     monkeypatch.chdir(tmp_path)
