@@ -599,6 +599,8 @@ class Trainer:
 
     def evaluate(self, task: Task) -> dict[str, float]:
         """Return how well the model does on what the task holds out: ``task.evaluate(model)``."""
+        if not callable(getattr(task, "evaluate", None)):
+            raise TypeError(f"task must be one with a method evaluate, got {type(task).__name__}")
         return task.evaluate(self.model)
 
     def _load(
