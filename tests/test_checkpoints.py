@@ -540,6 +540,17 @@ def test_batches_that_depend_on_more_than_the_generator(tmp_path, updates):
     refused(tmp_path / "c", make(), Selfwilled(), message)
 
 
+def test_batches_in_a_list_are_compared(tmp_path):
+    batches = list(Streams().batches(np.random.default_rng(0)))
+    make().fit(batches, epochs=1, checkpoint=tmp_path / "c", progress=False)
+    other = [*batches[:3], batches[3]._replace(y=batches[3].y + 1e-9), batches[4]]
+    refused(tmp_path / "c", make(), other, "gave other batches")
+    whole, again = make(), make()
+    expected = outcome(whole, whole.fit(batches, epochs=2, progress=False))
+    history = again.fit(batches, epochs=2, checkpoint=tmp_path / "c", resume=True, progress=False)
+    assert_same(outcome(again, history), expected)
+
+
 def test_other_batches_in_a_longer_run(tmp_path):
     """The checkpoint was written between two epochs."""
     make().fit(Streams(), epochs=2, checkpoint=tmp_path / "c", progress=False)
