@@ -10,7 +10,7 @@ import numpy as np
 
 from rnncore.rows import Rows
 
-__all__ = ["Stage", "gradient", "sigmoid", "softmax"]
+__all__ = ["Stage", "add_by_token", "column_sums", "gradient", "sigmoid", "softmax"]
 
 
 class Stage:
