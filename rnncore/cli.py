@@ -29,6 +29,7 @@ from rnncore.commands.common import (
     show_metrics,
     shows_progress,
     task_config,
+    text_option,
     training_options,
 )
 from rnncore.commands.forecast import forecast, train_series, train_sine
@@ -171,11 +172,7 @@ cli.add_command(bench)
 
 @cli.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Where the text that the model was trained on lies now.",
-)
+@text_option
 def evaluate(model: Path, file: Path | None) -> None:
     """Test a trained MODEL: the folder of a run or of several, or a model file."""
     paths = model_files(model)
@@ -188,11 +185,7 @@ def evaluate(model: Path, file: Path | None) -> None:
 
 def _task_of(path: Path, file: Path | None) -> tasks.Task:
     """Return the task that a model file was trained on, with its text read from another file."""
-    config = task_config(path)
-    if file is not None:
-        if not config.get("source"):
-            raise ValueError(f"{path} is no model of a text, for which --file is")
-        config["source"] = str(file)
+    config = task_config(path, file)
     try:
         return TASKS[config.pop("name")](**config)
     except OSError as error:

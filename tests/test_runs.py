@@ -304,6 +304,12 @@ def test_runs_can_be_moved(rnncore, tmp_path):
     assert "text.txt" in one_line(rnncore("evaluate", "elsewhere/my.safetensors"))
     again = rnncore("evaluate", "elsewhere/my.safetensors", "--file", "elsewhere/text.txt")
     assert again.out == before
+    gradients = rnncore("gradients", "elsewhere/my.safetensors", "--file", "elsewhere/text.txt")
+    assert gradients.code == 0
+    rnncore("train", "series", "--steps", 1, "--quiet")
+    assert "is no model of a text" in one_line(
+        rnncore("evaluate", "runs/series", "--file", "elsewhere/text.txt")
+    )
 
 
 def test_the_progress_bar_is_for_terminals(tmp_path):

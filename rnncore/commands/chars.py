@@ -20,6 +20,7 @@ from rnncore.commands.common import (
     model_file,
     shows_progress,
     task_config,
+    text_option,
     training_options,
     verbose_option,
 )
@@ -269,13 +270,14 @@ def sample_text(model: Path, prompt: str | None, stop: str | None, **options: An
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("gradients.png"), show_default=True
 )
-def draw_gradients(model: Path, bptt: tuple[int | str, ...], out: Path) -> None:
+@text_option
+def draw_gradients(model: Path, bptt: tuple[int | str, ...], out: Path, file: Path | None) -> None:
     """Draw how far back in time the gradient of a character MODEL reaches, for texts."""
     if not pictures.available():
         raise click.ClickException('a picture needs matplotlib: pip install "rnncore[plot]"')
     path = model_file(model)
     network = rnncore.load(path)
-    config = task_config(path)
+    config = task_config(path, file)
     if "source" not in config:
         raise ValueError(f"{path} is no model of a text: rnncore train chars makes one")
     del config["name"]

@@ -34,6 +34,7 @@ __all__ = [
     "shows_progress",
     "table_options",
     "task_config",
+    "text_option",
     "training_options",
     "verbose_option",
 ]
@@ -125,6 +126,11 @@ def read_table(file: Path, reading: Mapping[str, Any]) -> tables.Table:
     return table
 
 
+text_option = click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Where the text that the model was trained on lies now.",
+)
 verbose_option = click.option("--verbose", is_flag=True, help="Show what was tried and chosen.")
 
 
@@ -381,15 +387,25 @@ def model_files(model: Path) -> list[Path]:
     return found
 
 
-def task_config(path: Path) -> dict[str, Any]:
+def task_config(path: Path, file: Path | None = None) -> dict[str, Any]:
     """Return name and configuration of the task that a model file was trained on.
+
+    Parameters
+    ----------
+    path : Path
+    file : Path, optional
+        Where the text of the task lies now.
 
     Raises
     ------
     ValueError
-        If the file tells no task.
+        If the file tells no task, or none that has a text.
     """
     config = load_extra(path).get("task")
     if not isinstance(config, dict) or "name" not in config:
         raise ValueError(f"{path} does not tell which task the model was trained on")
+    if file is not None:
+        if not config.get("source") or "vocabulary" not in config:
+            raise ValueError(f"{path} is no model of a text, for which --file is")
+        config["source"] = str(file)
     return config
