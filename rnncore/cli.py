@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -58,6 +59,7 @@ def main() -> NoReturn:
     """Run the command line; wrong input ends in one line and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without some letter still shows the others
         sys.stdout.reconfigure(errors="backslashreplace")
+    warnings.showwarning = lambda text, *_, **__: click.echo(f"rnncore: {text}", err=True)
     try:
         interrupt.restore()
         status = cli.main(prog_name="rnncore", standalone_mode=False)

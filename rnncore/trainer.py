@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
@@ -430,7 +431,8 @@ class Trainer:
             Each is called as ``callback(step, loss)`` after every update, step counting from 1. One that
             returns True, Python's or NumPy's, ends the run; no other value does.
         checkpoint : path, optional
-            File that tells where the run stands. It is written when the run is over, or stopped by Ctrl-C
+            File that tells where the run stands. It is written when the run is over (if it cannot be, that is
+            a warning, since the model is trained), or stopped by Ctrl-C
             (which then waits for the update to be whole) or by a loss or gradient that is no number.
         checkpoint_every : int, optional
             Write it after every so many updates as well.
@@ -533,7 +535,10 @@ class Trainer:
                     if schedule:
                         self.optimizer.lr = course.lr
                 if checkpoint is not None:
-                    course.save(checkpoint, self.state)
+                    try:
+                        course.save(checkpoint, self.state)
+                    except OSError as error:  # what was learnt is still there
+                        warnings.warn(f"no checkpoint at the end of the run: {error}", stacklevel=2)
             if failure:
                 raise failure
             if interruption.came:

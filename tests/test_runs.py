@@ -106,6 +106,18 @@ def test_a_picture_that_fails(rnncore, monkeypatch, tmp_path, error):
     assert (tmp_path / "runs" / "adding-problem" / "metrics.json").exists()
 
 
+def test_a_checkpoint_that_cannot_be_written(tmp_path):
+    script = "import rnncore.cli, rnncore.checkpoints\n"
+    script += "def full(*_): raise OSError(28, 'No space left on device', 'checkpoint')\n"
+    script += "rnncore.checkpoints.save_arrays = full\nrnncore.cli.main()\n"
+    command = [sys.executable, "-P", "-c", script, "train", "adding-problem", "--length", "5", "--steps", "3"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == (
+        "rnncore: no checkpoint at the end of the run: [Errno 28] No space left on device: 'checkpoint'\n"
+    )
+    assert_model(tmp_path, "adding-problem")
+
+
 def test_an_enormous_loss_has_an_infinite_perplexity(rnncore, monkeypatch, tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
     monkeypatch.setattr(CharLM, "loss", lambda self, model: 800.0)

@@ -278,7 +278,7 @@ def draw_gradients(model: Path, bptt: tuple[int | str, ...], out: Path, file: Pa
     path = model_file(model)
     network = rnncore.load(path)
     config = task_config(path, file)
-    if "source" not in config:
+    if not config.get("source") or "vocabulary" not in config:
         raise ValueError(f"{path} is no model of a text: rnncore train chars makes one")
     del config["name"]
     batch = next(iter(CharLM.from_config(**config).batches(np.random.default_rng(0))))
