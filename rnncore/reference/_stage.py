@@ -10,7 +10,7 @@ import numpy as np
 
 from rnncore.rows import Rows
 
-__all__ = ["Stage", "gradient", "sigmoid", "softmax"]
+__all__ = ["Stage", "add_by_token", "column_sums", "gradient", "sigmoid", "softmax"]
 
 
 class Stage:
@@ -44,7 +44,7 @@ class Stage:
 
 
 def column_sums(rows: np.ndarray) -> np.ndarray:
-    """Return the sum of rows (M, n), as a product: numpy.sum adds them one by one, and very many lose digits."""
+    """Return the sum of rows (M, n), as a product: numpy.sum adds one by one, and very many lose digits."""
     return np.ones(len(rows), rows.dtype) @ rows
 
 
