@@ -44,7 +44,7 @@ class Stage:
 
 
 def column_sums(rows: np.ndarray) -> np.ndarray:
-    """Return the sum of rows (M, n), as a product: numpy.sum adds them one by one, and very many lose digits."""
+    """Return the sum of rows (M, n), as a product: numpy.sum adds one by one, and very many lose digits."""
     return np.ones(len(rows), rows.dtype) @ rows
 
 
