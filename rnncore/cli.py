@@ -22,19 +22,16 @@ from rnncore.commands.bench import bench
 from rnncore.commands.chars import draw_gradients, sample_text, train_chars, train_words
 from rnncore.commands.common import (
     EXPECTED,
-    begin,
-    checkpoint_options,
-    finish,
     message,
     model_files,
     show_metrics,
-    shows_progress,
     task_config,
     text_option,
     training_options,
 )
 from rnncore.commands.forecast import forecast, train_series, train_sine
 from rnncore.commands.problems import train_adding_problem, train_reber, train_temporal_order
+from rnncore.commands.runs import begin, checkpoint_options, finish, shows_progress
 from rnncore.tasks.addition import encode, report
 
 __all__ = ["cli", "evaluate", "info", "main", "train", "train_addition"]

@@ -12,18 +12,8 @@ import numpy as np
 
 import rnncore
 from rnncore import pictures, recipes
-from rnncore.commands.common import (
-    begin,
-    checkpoint_options,
-    finish,
-    kept,
-    model_file,
-    shows_progress,
-    task_config,
-    text_option,
-    training_options,
-    verbose_option,
-)
+from rnncore.commands.common import model_file, task_config, text_option, training_options, verbose_option
+from rnncore.commands.runs import begin, checkpoint_options, finish, kept, shows_progress
 from rnncore.files import replacing
 from rnncore.tasks import CharLM, gradients
 from rnncore.tasks.characters import END, decode, read, sample

@@ -14,17 +14,14 @@ import numpy as np
 import rnncore
 from rnncore import datasets, pictures, recipes, tables
 from rnncore.commands.common import (
-    begin,
-    checkpoint_options,
-    finish,
     model_file,
     read_table,
-    shows_progress,
     table_options,
     task_config,
     training_options,
     verbose_option,
 )
+from rnncore.commands.runs import begin, checkpoint_options, finish, shows_progress
 from rnncore.files import replacing
 from rnncore.models import Sequential
 from rnncore.tasks import Forecaster, Forecasting, NoisySine

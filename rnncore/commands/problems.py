@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from rnncore import recipes
-from rnncore.commands.common import begin, checkpoint_options, finish, shows_progress, training_options
+from rnncore.commands.common import training_options
+from rnncore.commands.runs import begin, checkpoint_options, finish, shows_progress
 
 __all__ = ["train_adding_problem", "train_reber", "train_temporal_order"]
 
