@@ -48,9 +48,6 @@ TASKS: dict[str, Callable[..., tasks.Task]] = {
     "reber": tasks.EmbeddedReber,
 }
 
-# click 8.1 has no such error, and shows the help by itself
-NO_COMMAND: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
-
 
 def main() -> NoReturn:
     """Run the command line; wrong input ends in one line and exit code 2."""
@@ -60,7 +57,7 @@ def main() -> NoReturn:
     try:
         interrupt.restore()
         status = cli.main(prog_name="rnncore", standalone_mode=False)
-    except NO_COMMAND as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         status = 2
     except (click.Abort, KeyboardInterrupt):

@@ -123,7 +123,7 @@ def read(
         raise ValueError(f"{path} has no column of numbers, but {_listed(list(map(repr, names)))}")
     lines = [row.line for row in rows]
     mark = decimal or _decimal(path, names, lines, {c: cells[c] for c in dict.fromkeys(numeric + chosen)})
-    values = {c: _numbers(f"{path}, line {{}}: {names[c]!r}", lines, cells[c], mark) for c in chosen}
+    values = {c: _numbers(path, names[c], lines, cells[c], mark) for c in chosen}
     table = Table([], np.empty(0), notes=notes)
     others = [
         repr(names[c])
@@ -132,22 +132,19 @@ def read(
     ]
     if others and not columns:
         notes.append(f"not read, since they hold no numbers: {_listed(others)}")
-    if not columns and len(chosen) > 1 and _rises_evenly(values[chosen[0]]):
-        table.index, table.index_name = values[chosen[0]], names[chosen[0]]
-        del chosen[0]
+    first = _usual_numbers(cells[0], fraction=mark == ",") if 0 in numeric else None
+    if first is not None and _rises_evenly(first) and (0 not in chosen if columns else len(chosen) > 1):
+        table.index, table.index_name = first, names[0]
+        chosen = [c for c in chosen if c]
     table.columns = [names[c] for c in chosen]
     if len(set(table.columns)) < len(table.columns):
         twice = next(name for name, count in Counter(table.columns).items() if count > 1)
         raise ValueError(f"{path}, line 1: two columns are named {twice!r}: choose columns by their numbers")
     for c in chosen:
-        _fill(f"{path}, line {{}}: {names[c]!r}", lines, values[c], fill, notes)
+        _fill(path, names[c], lines, values[c], fill, notes)
     table.values = np.stack([values[c] for c in chosen], axis=1)
     if dates:
         _take_dates(path, table, names, lines, cells, dates[0])
-    elif columns and table.index is None and 0 in numeric and 0 not in chosen:
-        beside = _numbers("", lines, cells[0], mark, strict=False)
-        if _rises_evenly(beside):
-            table.index, table.index_name = beside, names[0]
     return table
 
 
@@ -362,7 +359,7 @@ def _decimal(
 
 
 def _numbers(
-    place: str, lines: Sequence[int], cells: Sequence[str], decimal: str, *, strict: bool = True
+    path: str | os.PathLike[str], name: str, lines: Sequence[int], cells: Sequence[str], decimal: str
 ) -> np.ndarray:
     """Return the numbers that texts stand for, NaN for missing ones; raise if a text is no number."""
     found = np.empty(len(cells))
@@ -374,12 +371,12 @@ def _numbers(
         text = _plain(cell)
         if pattern.fullmatch(text) and any(map(str.isdigit, text)):
             found[i] = float(text.translate(groups).replace(",", "."))
-        elif _is_missing(cell) or not strict:
+        elif _is_missing(cell):
             found[i] = np.nan
         else:
-            raise ValueError(f"{place.format(line)} must be a number, got {cell[:40]!r}")
+            raise ValueError(f"{path}, line {line}: {name!r} must be a number, got {cell[:40]!r}")
         if np.isinf(found[i]):
-            raise ValueError(f"{place.format(line)} is too large: {cell[:40]}")
+            raise ValueError(f"{path}, line {line}: {name!r} is too large: {cell[:40]}")
     return found
 
 
@@ -397,7 +394,12 @@ def _usual_numbers(cells: Sequence[str], fraction: bool) -> np.ndarray | None:
 
 
 def _fill(
-    place: str, lines: Sequence[int], values: np.ndarray, fill: str | float | None, notes: list[str]
+    path: str | os.PathLike[str],
+    name: str,
+    lines: Sequence[int],
+    values: np.ndarray,
+    fill: str | float | None,
+    notes: list[str],
 ) -> None:
     """Put something for the missing values of a column, in place."""
     missing = np.isnan(values)
@@ -408,21 +410,20 @@ def _fill(
     if fill is None:
         others = f", nor have {count - 1} others" if count > 1 else ""
         raise ValueError(
-            f"{place.format(first)} has no value{others}: fill with previous, linear or a number"
+            f"{path}, line {first}: {name!r} has no value{others}: fill with previous, linear or a number"
         )
     there = np.flatnonzero(~missing)
     if fill == "linear":
         values[missing] = np.interp(np.flatnonzero(missing), there, values[there])
     elif fill == "previous":
         if missing[0]:
-            raise ValueError(f"{place.format(lines[0])} has no value, and no previous one to fill with")
+            raise ValueError(f"{path}, line {first}: {name!r} has no value, and no previous one to fill with")
         latest = np.maximum.accumulate(np.where(missing, 0, np.arange(len(values))))
         values[:] = values[latest]
     else:
         values[missing] = float(fill)
-    name = place.partition(": ")[2]
     plural = "value" if count == 1 else "values"
-    notes.append(f"{name}: {count} missing {plural} filled ({fill}), the first in line {first}")
+    notes.append(f"{name!r}: {count} missing {plural} filled ({fill}), the first in line {first}")
 
 
 def _rises_evenly(values: np.ndarray) -> bool:

@@ -169,6 +169,7 @@ def test_sunspots():
         ("x\n1\n1_000\n3\n4\n", ["x"], "line 3: 'x' must be a number, got '1_000'"),
         ("x\n1\n12%\n3\n4\n", ["x"], "line 3: 'x' must be a number, got '12%'"),
         ("x;y\n1,5;2\n1.5;3\n2,5;4\n", ["x"], "line 3: 'x' must be a number, got '1.5'"),
+        ("{x}\n1\nfoo\n3\n4\n", [], "line 3: '{x}' must be a number, got 'foo'"),
         ("x\n1\n1e999\n3\n", ["x"], "line 3: 'x' is too large: 1e999"),
         ("a,b\nx,y\n", [], "no column of numbers, but 'a', 'b'"),
         ("a,b\n1,x\n", ["b"], "line 2: 'b' must be a number, got 'x'"),
