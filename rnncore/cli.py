@@ -14,7 +14,7 @@ import click
 import numpy as np
 
 import rnncore
-from rnncore import interrupt, kernels, recipes, tasks
+from rnncore import interrupt, kernels, machine, recipes, tasks
 from rnncore.commands.bench import bench
 from rnncore.commands.chars import draw_gradients, sample_text, train_chars, train_words
 from rnncore.commands.common import (
@@ -32,6 +32,8 @@ from rnncore.commands.common import (
 from rnncore.commands.forecast import forecast, train_series, train_sine
 from rnncore.commands.problems import train_adding_problem, train_reber, train_temporal_order
 from rnncore.tasks.addition import encode, report
+
+__all__ = ["cli", "evaluate", "info", "main", "train", "train_addition"]
 
 SHOWN = ((8, 4), (16, 2), (64, 1))  # bits and number of the sums that are printed
 # tasks by their names, made from their configurations
@@ -95,19 +97,12 @@ def info() -> None:
     rows = {
         "rnncore": rnncore.__version__,
         "kernels": f"{kernels.active.name}, of {', '.join(kernels.available())}",
-        "threads": f"{rnncore.get_num_threads()}, of {_cores()} cores",
+        "threads": f"{rnncore.get_num_threads()}, of {machine.cores()} cores",
         "CPU": _cpu_name(),
         "Python": f"{platform.python_version()}, NumPy {np.__version__}",
     }
     for name, value in rows.items():
         click.echo(f"{name:8} {value}")
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu_name() -> str:

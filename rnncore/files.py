@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+__all__ = ["load_arrays", "load_extra", "replacing", "save_arrays"]
+
 FORMAT = 1  # of saved files; a file of a later one is refused
 EXTRA = "extra"  # entry of the header for what belongs to neither model nor checkpoint
 PREFIX = f".{EXTRA}"  # of its arrays; no parameter's name begins with a dot

@@ -7,6 +7,8 @@ import signal
 import threading
 from typing import Any, NoReturn
 
+__all__ = ["end_in_one_line", "restore"]
+
 
 def end_in_one_line() -> None:
     """Let Ctrl-C end the process with one line and exit code 130, not with a traceback."""

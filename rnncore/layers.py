@@ -7,179 +7,34 @@ Parameters are named, shaped and ordered as in PyTorch.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from rnncore import checks, initializers
-from rnncore.plan import Plan, Plans, States, gradient
+from rnncore.network import Arrays, Network, Seed, State
+from rnncore.plan import Plan, gradient
 from rnncore.rows import Variable, zeros
 
-Seed = int | np.random.Generator | None
-State = Any  # h; or (h, c); or a list with the state of each recurrent layer; None where there is none
-
-
-class Arrays(Mapping[str, np.ndarray]):
-    """Named arrays that may be written into but not replaced: kernels keep pointers to them.
-
-    Parameters
-    ----------
-    owner : str
-        What the arrays are called in errors.
-    arrays : mapping of str to ndarray
-    """
-
-    def __init__(self, owner: str, arrays: Mapping[str, np.ndarray]) -> None:
-        self._owner = owner
-        self._arrays = dict(arrays)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._arrays[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
-
-    def __len__(self) -> int:
-        return len(self._arrays)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if value is not self._arrays.get(name):  # `params[name] *= 2` gives back the array it changed
-            place = f"{self._owner}[{name!r}]"
-            raise TypeError(f"{place} cannot be replaced by another array: write into it, {place}[...] = ...")
-
-    def __repr__(self) -> str:
-        return f"{self._owner}: " + ", ".join(f"{name} {value.shape}" for name, value in self._arrays.items())
-
-
-class Network(ABC):
-    """A chain of layers that runs on plans; a single layer is a chain of itself.
-
-    Attributes
-    ----------
-    rng : numpy.random.Generator
-        Draws the dropout masks.
-    """
-
-    output = "all"
-    output_activation: str | None = None
-
-    def __init__(self, seed: Seed) -> None:
-        self.rng = np.random.default_rng(seed)
-        self._plans = Plans()
-        self._latest: Plan | None = None
-
-    @property
-    @abstractmethod
-    def chain(self) -> Sequence[Layer]:
-        """The layers, first to last."""
-
-    @abstractmethod
-    def kind_of(self, x: np.ndarray) -> str:
-        """Return "tokens" or "dense": as what the network takes x."""
-
-    def zero_grad(self) -> None:
-        """Zero the gradients of all parameters."""
-        for layer in self.chain:
-            gradient(layer.flat).fill(0)
-
-    def check_input(self, x: npt.ArrayLike) -> tuple[np.ndarray, bool]:
-        """Return x as an array (N, T, D), or (N, T) of token ids, and whether it is the latter."""
-        found = checks.array("x", x)
-        if self.kind_of(found) == "tokens":
-            if found.ndim == 3:
-                raise ValueError(f"x must have shape (N, T) (input='tokens'), got {found.shape}")
-            found = checks.integers("x", found, "token ids")
-            checks.shape("x", found, ("N", "T"))
-            return found, True
-        found = checks.dense("x", found)
-        checks.shape("x", found, ("N", "T", self.chain[0].in_features))
-        return found, False
-
-    def check_states(self, name: str, state: State, N: int) -> States | None:
-        """Return a state as lists of arrays, checked."""
-        if state is None:
-            return None
-        layers = [layer for layer in self.chain if isinstance(layer, Recurrent)]
-        if not layers:
-            raise ValueError(f"{name} is given, but no layer has one")
-        if len(layers) == 1:
-            return [layers[0].check_state(name, state, N)]
-        if not isinstance(state, list | tuple) or len(state) != len(layers):
-            raise ValueError(f"{name} must be a list of the states of {len(layers)} recurrent layers")
-        return [
-            layer.check_state(f"{name}[{i}]", s, N)
-            for i, (layer, s) in enumerate(zip(layers, state, strict=True))
-        ]
-
-    def wrap_states(self, states: States) -> State:
-        """Return lists of arrays as the user sees a state."""
-        wrapped = [tuple(arrays) if len(arrays) > 1 else arrays[0] for arrays in states]
-        return wrapped[0] if len(wrapped) == 1 else (wrapped or None)
-
-    def run_forward(
-        self, x: npt.ArrayLike, state: State, lengths: npt.ArrayLike | None, training: bool
-    ) -> Plan:
-        """Check the arguments, run them through a plan and return it."""
-        found, tokens = self.check_input(x)
-        N, T = found.shape[:2]
-        steps = checks.lengths(lengths, N, T)
-        states = self.check_states("state", state, N)
-        training = checks.flag("training", training)
-        plan = self._plans.get(
-            (N, T, tokens, training),
-            lambda: Plan(
-                self.chain,
-                N,
-                T,
-                tokens=tokens,
-                output=self.output,
-                output_activation=self.output_activation,
-                training=training,
-                input_grads=training,
-            ),
-        )
-        self._latest = None
-        plan.load(found, steps, states)
-        if training:
-            plan.draw(self.rng)
-            self._latest = plan
-        plan.pack()
-        plan.forward()
-        return plan
-
-    def run_backward(self, dy: npt.ArrayLike | None, dstate: State) -> Plan:
-        """Send gradients back through the plan of the latest forward pass and return it."""
-        if self._latest is None:
-            raise RuntimeError("backward runs once after each forward(..., training=True), and none was left")
-        plan, rows = self._latest, self._latest.rows
-        states = self.check_states("dstate", dstate, rows.N)
-        arriving = None
-        if dy is not None:
-            arriving = checks.dense("dy", dy)
-            width = plan.logits.value.shape[1]
-            checks.shape("dy", arriving, (rows.N, width) if plan.last else (rows.N, rows.T, width))
-        self._latest = None
-        plan.load_gradients(arriving, states)
-        plan.backward()
-        return plan
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_plans": Plans(), "_latest": None}  # buffers stay where they are
+__all__ = ["GRU", "LSTM", "RNN", "Embedding", "Layer", "Linear", "Recurrent"]
 
 
 class Layer(Network):
     """What all layers share: parameters and gradients, each in one flat array with a view for every name.
+
+    What kernels rely on is read-only: sizes, options, and where the parameters lie.
 
     Attributes
     ----------
     params, grads : mapping of str to ndarray
         Parameters and their gradients. Writing into an array takes effect at the next call; replacing one is
         an error.
-    flat : Variable
-        All parameters one after another, and all gradients.
+    lock : threading.Lock
+        Held while a backward pass adds to the gradients.
     dtype : dtype
     in_features : int
         Width of the input; where that may be token ids, the size of the vocabulary as well.
@@ -207,11 +62,17 @@ class Layer(Network):
         self.in_features = in_features
         self.out_features = out_features
         self.dtype = checks.dtype(dtype)
+        self.lock = threading.Lock()
         size = sum(map(math.prod, shapes.values()))
-        self.flat = Variable(zeros(size, self.dtype), zeros(size, self.dtype))
-        self.params = Arrays("params", _views(self.flat.value, shapes))
-        self.grads = Arrays("grads", _views(gradient(self.flat), shapes))
+        self._flat = Variable(zeros(size, self.dtype), zeros(size, self.dtype))
+        self.params = Arrays("params", _views(self._flat.value, shapes))
+        self.grads = Arrays("grads", _views(gradient(self._flat), shapes))
         initializer([self], self.rng)
+
+    @property
+    def flat(self) -> Variable:
+        """All parameters one after another, and all gradients."""
+        return Variable(self._flat.value.view(), gradient(self._flat).view())
 
     @property
     def chain(self) -> Sequence[Layer]:
@@ -221,6 +82,10 @@ class Layer(Network):
     def kind_of(self, x: np.ndarray) -> str:
         """Return "tokens" or "dense": as what the layer takes x."""
         return self.inputs[0]
+
+    def check_state(self, name: str, state: State, N: int) -> tuple[np.ndarray, ...]:
+        """Return the state as a tuple of arrays, checked; most layers have none."""
+        return ()
 
     @abstractmethod
     def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
@@ -234,6 +99,10 @@ class Layer(Network):
         last : bool
             Of a recurrent layer: put out the final state alone; of another: x has one row for each sequence.
         """
+
+    @abstractmethod
+    def numbers(self, training: bool) -> int:
+        """Return about how many numbers a plan holds for each time step of a sequence."""
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -348,7 +217,7 @@ class Recurrent(Layer):
         x: npt.ArrayLike,
         state: State = None,
         lengths: npt.ArrayLike | None = None,
-        training: bool = True,
+        training: bool = False,
     ) -> tuple[np.ndarray, State]:
         """Run the layer over whole sequences.
 
@@ -360,7 +229,7 @@ class Recurrent(Layer):
             Initial state; zeros if not given.
         lengths : array_like of int, (N,)
             Valid steps of each sequence, 0 ... T; all T if not given.
-        training : bool
+        training : bool, default False
             Keep what `backward` needs, and drop out between layers.
 
         Returns
@@ -370,11 +239,10 @@ class Recurrent(Layer):
         state : ndarray, (L * directions, N, H), or a pair
             After each sequence's own last step (reverse direction: its first).
         """
-        plan = self.run_forward(x, state, lengths, training)
-        return plan.read_logits(), self.wrap_states(plan.read_final())
+        return self._forward(x, state, lengths, training)
 
     def backward(self, dy: npt.ArrayLike | None, dstate: State = None) -> tuple[np.ndarray | None, State]:
-        """Backpropagate through the latest `forward`; parameter gradients are added to `grads`.
+        """Backpropagate through this thread's latest ``forward(..., training=True)``, adding to `grads`.
 
         Parameters
         ----------
@@ -390,8 +258,12 @@ class Recurrent(Layer):
         dstate : as state
             Gradient with respect to the initial state.
         """
-        plan = self.run_backward(dy, dstate)
-        return plan.read_input_grad(), self.wrap_states(plan.read_initial_grad())
+        return self._backward(dy, dstate)
+
+    def numbers(self, training: bool) -> int:
+        """Return about how many numbers a plan holds for each time step of a sequence."""
+        widths = len(self.directions) * self.hidden_size * self.num_layers
+        return widths * ((len(self.gates) + 2 * self.states + 1) if training else 1)
 
     def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
         """Append the layer's stages to a plan and return their output."""
@@ -664,13 +536,17 @@ class Linear(Layer):
             shapes["bias"] = (height,)
         super().__init__(width, height, shapes, init, dtype, seed)
 
-    def forward(self, x: npt.ArrayLike) -> np.ndarray:
-        """Return y (N, T, O) for x (N, T, I)."""
-        return self.run_forward(x, None, None, True).read_logits()
+    def forward(self, x: npt.ArrayLike, training: bool = False) -> np.ndarray:
+        """Return y (N, T, O) for x (N, T, I); in training, keep what `backward` needs."""
+        return self._forward(x, None, None, training)[0]
 
     def backward(self, dy: npt.ArrayLike) -> np.ndarray | None:
         """Return dx (N, T, I) for dy (N, T, O); parameter gradients are added to `grads`."""
-        return self.run_backward(dy, None).read_input_grad()
+        return self._backward(dy, None)[0]
+
+    def numbers(self, training: bool) -> int:
+        """Return about how many numbers a plan holds for each time step of a sequence."""
+        return self.out_features * (2 if training else 1)
 
     def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
         """Append the layer's stage to a plan and return its output."""
@@ -722,13 +598,17 @@ class Embedding(Layer):
         E = self.embedding_dim = checks.integer("embedding_dim", embedding_dim)
         super().__init__(V, E, {"weight": (V, E)}, init, dtype, seed)
 
-    def forward(self, x: npt.ArrayLike) -> np.ndarray:
-        """Return y (N, T, E) for token ids x (N, T)."""
-        return self.run_forward(x, None, None, True).read_logits()
+    def forward(self, x: npt.ArrayLike, training: bool = False) -> np.ndarray:
+        """Return y (N, T, E) for token ids x (N, T); in training, keep what `backward` needs."""
+        return self._forward(x, None, None, training)[0]
 
     def backward(self, dy: npt.ArrayLike) -> None:
         """Add the gradients for dy (N, T, E) to `grads`; ids have none."""
-        self.run_backward(dy, None)
+        self._backward(dy, None)
+
+    def numbers(self, training: bool) -> int:
+        """Return about how many numbers a plan holds for each time step of a sequence."""
+        return self.out_features * (2 if training else 1)
 
     def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
         """Append the layer's stage to a plan and return its output."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,8 +16,11 @@ import numpy.typing as npt
 
 from rnncore import checks, initializers, kernels
 from rnncore.files import load_arrays, save_arrays
-from rnncore.layers import GRU, LSTM, RNN, Embedding, Layer, Linear, Network, Recurrent, Seed, State
+from rnncore.layers import GRU, LSTM, RNN, Embedding, Layer, Linear, Recurrent
+from rnncore.network import Network, Seed, State
 from rnncore.plan import Plan
+
+__all__ = ["SequenceModel", "Sequential", "Stream", "build", "load"]
 
 CELLS: dict[str, type[Recurrent]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 LAYERS: dict[str, type[Layer]] = {layer.__name__: layer for layer in (RNN, LSTM, GRU, Linear, Embedding)}
@@ -34,13 +41,15 @@ class Sequential(Network):
         An output at every step, or one for each sequence, from each direction's final state in the last
         recurrent layer (of a sequence without a step: its initial state).
     output_activation : {None, "sigmoid", "softmax"}
-        Applied by `predict` and by losses on predictions.
+        Applied by `predict`, streams and losses on predictions. A model without one gets that which its loss
+        implies from a `Trainer` with "bce" (sigmoid) or "cross_entropy" (softmax): after such training,
+        `predict` gives probabilities. `forward` always gives the logits before it.
     seed : int or numpy.random.Generator, optional
         For dropout.
 
     Attributes
     ----------
-    layers : dict of str to Layer
+    layers : mapping of str to Layer
     params, grads : dict of str to ndarray
         Of all layers, as ``"name.param"``.
 
@@ -48,6 +57,11 @@ class Sequential(Network):
     ------
     ValueError, TypeError
         If the widths or dtypes of neighbours differ, or a layer stands where it cannot.
+
+    Warns
+    -----
+    UserWarning
+        If a `Linear` layer follows another.
     """
 
     def __init__(
@@ -59,21 +73,32 @@ class Sequential(Network):
         output_activation: str | None = None,
         seed: Seed = None,
     ) -> None:
-        super().__init__(seed)
+        checks.choice("output", output, OUTPUTS)
+        checks.choice("output_activation", output_activation, OUTPUT_ACTIVATIONS)
+        super().__init__(seed, output, output_activation)
         named = layers if isinstance(layers, Mapping) else {str(i): layer for i, layer in enumerate(layers)}
-        self.layers = dict(named)
-        _check_chain(self.layers)
+        _check_chain(named)
+        self._layers = dict(named)
         first = self.chain[0]
         self.input = first.inputs[0] if input is None else checks.choice("input", input, first.inputs)
-        self.output = checks.choice("output", output, OUTPUTS)
-        self.output_activation = checks.choice("output_activation", output_activation, OUTPUT_ACTIVATIONS)
         if self.output == "last" and not any(layer.states for layer in self.chain):
             raise ValueError("output='last' needs a recurrent layer")
+
+    def __repr__(self) -> str:
+        options = {"input": self.input, "output": self.output, "output_activation": self.output_activation}
+        lines = [f"{name}: {layer!r}" for name, layer in self.layers.items()]
+        lines += [f"{name}={value!r}" for name, value in options.items()]
+        return f"{type(self).__name__}(\n    " + ",\n    ".join(lines) + ",\n)"
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """The layers by name, first to last."""
+        return MappingProxyType(self._layers)
 
     @property
     def chain(self) -> Sequence[Layer]:
         """The layers, first to last."""
-        return tuple(self.layers.values())
+        return tuple(self._layers.values())
 
     def kind_of(self, x: np.ndarray) -> str:
         """Return "tokens" or "dense": as what the model takes x."""
@@ -134,13 +159,12 @@ class Sequential(Network):
         state : as given
             After each sequence's last step.
         """
-        plan = self.run_forward(x, state, lengths, training)
-        return plan.read_logits(), self.wrap_states(plan.read_final())
+        return self._forward(x, state, lengths, training)
 
     def backward(
         self, dlogits: npt.ArrayLike | None, dstate: State = None
     ) -> tuple[np.ndarray | None, State]:
-        """Backpropagate through the latest ``forward(..., training=True)``, adding to the layers' `grads`.
+        """Backpropagate through this thread's latest ``forward(..., training=True)``, adding to `grads`.
 
         Parameters
         ----------
@@ -156,12 +180,20 @@ class Sequential(Network):
         dstate : as state
             Gradient with respect to the initial state.
         """
-        plan = self.run_backward(dlogits, dstate)
-        return plan.read_input_grad(), self.wrap_states(plan.read_initial_grad())
+        return self._backward(dlogits, dstate)
+
+    def end_in(self, activation: str) -> None:
+        """Put an output activation behind a model that has none; see `output_activation`."""
+        self.__dict__["output_activation"] = activation
 
     def predict(self, x: npt.ArrayLike, lengths: npt.ArrayLike | None = None) -> np.ndarray:
-        """Return the output after its activation, (N, T, O) or (N, O); arguments as for `forward`."""
-        return self.run_forward(x, None, lengths, False).read_prediction()
+        """Return the output after its activation, (N, T, O) or (N, O); arguments as for `forward`.
+
+        These are probabilities if `output_activation` is "sigmoid" or "softmax", as it is once a `Trainer`
+        has been made for the model with the loss "bce" or "cross_entropy"; else they are `forward`'s logits.
+        Many sequences are run some at a time, so memory beyond x and the result stays small.
+        """
+        return self._infer(self.check_batch(x, None, lengths), Network._predictions)[0]
 
     def stream(self, batch_size: int = 1) -> Stream:
         """Return a `Stream`, which runs the model one time step a call."""
@@ -271,7 +303,7 @@ class SequenceModel(Sequential):
 
     Attributes
     ----------
-    layers : dict of str to Layer
+    layers : mapping of str to Layer
         "embedding" (if any), "rnn" and "head".
 
     Raises
@@ -339,6 +371,9 @@ class SequenceModel(Sequential):
 class Stream:
     """A model that runs one time step a call, on buffers made once; it keeps the weights it was made with.
 
+    One thread at a time may use it; give every thread a stream of its own. It can be copied and pickled, with
+    its weights and where it stands.
+
     Parameters
     ----------
     model : Sequential
@@ -357,6 +392,7 @@ class Stream:
                 "a bidirectional model cannot be streamed: its reverse direction begins at the end"
             )
         N = checks.integer("batch_size", batch_size)
+        self._turn = threading.Lock()
         self._model = copy.deepcopy(model)  # training the model further leaves the stream alone
         self._plan = plan = Plan(
             self._model.chain,
@@ -372,14 +408,14 @@ class Stream:
         plan.rows.share(self._forward.shares)
         self._forward.pack()
         self._x, self._y = plan.x.value, plan.prediction.value
-        self._shape = self._x.shape
+        self._shape, self._dtype = self._x.shape, self._x.dtype
 
     def step(self, x_t: npt.ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
         """Run one time step.
 
         Parameters
         ----------
-        x_t : array_like, (N, D) numbers or (N,) token ids
+        x_t : array_like, (N, D) finite numbers or (N,) token ids
         out : ndarray (N, O), optional
             Where to put the result.
 
@@ -387,34 +423,78 @@ class Stream:
         -------
         y : ndarray, (N, O)
             What `Sequential.predict` gives for this step: `out`, or a buffer that the next step overwrites.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If x_t has another shape or dtype, or holds NaN, infinity or an unknown token. The stream then
+            stands where it stood.
+        RuntimeError
+            If another thread is using the stream.
         """
-        if not (type(x_t) is np.ndarray and x_t.shape == self._shape and x_t.dtype is self._x.dtype):
-            x_t = checks.integers("x_t", x_t, "token ids") if self._x.ndim == 1 else checks.dense("x_t", x_t)
-            checks.shape("x_t", x_t, self._shape)
-        if out is not None:
-            checks.output("out", out, self._y)
-        if not self._plan.intake.take(x_t):  # one step of all sequences is packed as it is
-            (n,) = checks.first_outside(self._x, (0, self._plan.vocabulary - 1)) or ()
-            expected = f"the vocabulary has ids 0 ... {self._plan.vocabulary - 1}"
-            raise ValueError(f"x_t[{n}] = {self._x[n]}, but {expected}")
-        self._forward.run()
-        if out is None:
-            return self._y
-        np.copyto(out, self._y)
-        return out
+        self._take_turn()
+        try:
+            if not (type(x_t) is np.ndarray and x_t.shape == self._shape and x_t.dtype is self._dtype):
+                x_t = self._check(x_t)
+            if out is not None:
+                checks.output("out", out, self._y)
+            self._plan.load_step(x_t)
+            self._forward.run()
+            if out is None:
+                return self._y
+            np.copyto(out, self._y)
+            return out
+        finally:
+            self._turn.release()
+
+    def _take_turn(self) -> None:
+        if not self._turn.acquire(False):
+            raise RuntimeError("another thread is using this stream: give every thread a stream of its own")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self._take_turn()
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _check(self, x_t: npt.ArrayLike) -> np.ndarray:
+        tokens = self._x.ndim == 1
+        found = checks.integers("x_t", x_t, "token ids") if tokens else checks.dense("x_t", x_t)
+        checks.shape("x_t", found, self._shape)
+        return found
 
     @property
     def state(self) -> State:
         """A copy of the state after the latest step; assign one to go on from there."""
-        return self._model.wrap_states(self._plan.read_initial())
+        with self._alone():
+            return self._model.wrap_states(self._plan.read_initial())
 
     @state.setter
     def state(self, state: State) -> None:
-        self._plan.load_states(self._model.check_states("state", state, self._plan.rows.N))
+        found = self._model.check_states("state", state, self._plan.rows.N)
+        with self._alone():
+            self._plan.load_states(found)
 
-    def reset(self) -> None:
-        """Go back to the zero state."""
-        self.state = None
+    def reset(self, rows: npt.ArrayLike | None = None) -> None:
+        """Go back to the zero state.
+
+        Parameters
+        ----------
+        rows : array_like of bool, (N,), optional
+            The sequences that begin anew; all of them if not given.
+        """
+        chosen = None if rows is None else checks.flags("rows", rows, (self._plan.rows.N,))
+        with self._alone():
+            self._plan.reset_states(chosen)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self._model, "batch_size": self._plan.rows.N, "state": self.state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Stream.__init__(self, state["model"], state["batch_size"])
+        self.state = state["state"]
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -457,6 +537,8 @@ def _check_chain(layers: Mapping[str, Layer]) -> None:
     """Raise unless each layer can follow the one before it."""
     if not layers:
         raise ValueError("layers must not be empty")
+    if len(set(map(id, layers.values()))) < len(layers):
+        raise ValueError("layers holds the same layer twice: copy.deepcopy makes another one")
     before: tuple[str, Layer] | None = None
     for name, layer in layers.items():
         if not isinstance(name, str) or not name or "." in name:
@@ -476,6 +558,11 @@ def _check_chain(layers: Mapping[str, Layer]) -> None:
                 raise ValueError(
                     f"layers[{name!r}] has dtype {layer.dtype}, but layers[{previous!r}] {below.dtype}"
                 )
+            if isinstance(layer, Linear) and isinstance(below, Linear):
+                warnings.warn(
+                    f"layers[{name!r}] follows layers[{previous!r}] with nothing between: "
+                    "two linear maps in a row are one",
+                    UserWarning,
+                    stacklevel=3,
+                )
         before = name, layer
-    if len(set(map(id, layers.values()))) < len(layers):
-        raise ValueError("layers holds the same layer twice: copy.deepcopy makes another one")

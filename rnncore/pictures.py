@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["Panel", "available", "confusion_matrix", "forecast", "gradient_norms", "training_curves"]
+
 
 class Panel(NamedTuple):
     """One plot of several that share their horizontal axis.

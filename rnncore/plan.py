@@ -6,14 +6,20 @@ caller's order, (N, T, ...); inside, the batch is packed (see `rnncore.rows`).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from rnncore import checks, kernels, losses
+from rnncore import checks, kernels, losses, machine
 from rnncore.rows import Rows, Variable, zeros
+
+__all__ = ["Layer", "Plan", "Plans", "Stage", "States", "gradient"]
+
+ALWAYS_FITS = 1 << 28  # bytes for which nobody looks how much memory is free
 
 States = Sequence[Sequence[np.ndarray]]  # for each recurrent layer h, or h and c: (L * directions, N, H)
 
@@ -26,6 +32,10 @@ def gradient(variable: Variable) -> np.ndarray:
 
 class Stage(Protocol):
     """A kernel with its arrays bound."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers that belong to the stage alone."""
 
     def pack(self) -> None:
         """Read the weights."""
@@ -63,6 +73,24 @@ class Layer(Protocol):
     def grads(self) -> Mapping[str, np.ndarray]:
         """Their gradients."""
 
+    @property
+    def flat(self) -> Variable:
+        """All of them one after another, and all gradients."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """As what the layer takes its input: "dense", "tokens"."""
+
+    @property
+    def lock(self) -> threading.Lock:
+        """Held while a backward pass adds to the gradients."""
+
+    def check_state(self, name: str, state: Any, N: int) -> tuple[np.ndarray, ...]:
+        """Return the state of a recurrent layer as a tuple of arrays, checked."""
+
+    def numbers(self, training: bool) -> int:
+        """Return about how many numbers a plan holds for each time step of a sequence."""
+
     def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
         """Append the layer's stages to the plan and return their output."""
 
@@ -94,6 +122,7 @@ class Plan:
 
     Attributes
     ----------
+    layers : sequence of Layer
     kernels
         What the layers take their stages from.
     rows : Rows
@@ -132,7 +161,9 @@ class Plan:
         reduction: str = "mean",
         implementation: SimpleNamespace | None = None,
     ) -> None:
+        self.layers = layers
         self.kernels = implementation or kernels.active
+        _require_memory(layers, N, T, training)
         self.rows = Rows(N, T, self.kernels.num_threads_to_come())
         self.dtype = layers[0].dtype
         self.vocabulary = layers[0].in_features
@@ -145,6 +176,7 @@ class Plan:
         self.final: list[tuple[Variable, ...]] = []
         self.gradients: list[np.ndarray] = []  # of the states: zero before every backward pass
         self._masks: list[tuple[np.ndarray, float]] = []
+        self._nbytes = 0  # of variables and masks
         self._at_rest = True  # the initial state is zero
         self._bounds: tuple[float, float] = (0, self.vocabulary - 1)
         self._expected = f"but the vocabulary has ids 0 ... {self.vocabulary - 1}"
@@ -153,7 +185,8 @@ class Plan:
         else:
             self.x = self.variable((N * T, layers[0].in_features), grad=input_grads)
             self._bounds, self._expected = checks.finite(self.dtype), "expected a finite number"
-        checked = tokens or loss  # NaN passes through a network, but nothing is learnt from it
+        # NaN passes through a network, but nothing is learnt from it, and a stream would never forget it
+        checked = tokens or loss or streaming
         self.intake = self.kernels.Intake(self.rows, self.x.value, self._bounds if checked else None)
 
         last_recurrent = max((i for i, layer in enumerate(layers) if layer.states), default=len(layers))
@@ -189,6 +222,11 @@ class Plan:
             self.stages.append(self.loss_stage)
         self._forward = self.kernels.Forward(self.stages)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return self._nbytes + sum(stage.nbytes for stage in self.stages)
+
     # what layers build from
 
     def variable(
@@ -199,7 +237,11 @@ class Plan:
         In training it has a gradient, which the one stage that reads it fills.
         """
         value = zeros((room + shape[0], *shape[1:]), self.dtype)[room:]
-        return Variable(value, zeros(shape, self.dtype) if grad and self.training else None, room, bounded)
+        self._nbytes += value.nbytes
+        if not (grad and self.training):
+            return Variable(value, None, room, bounded)
+        self._nbytes += value.nbytes
+        return Variable(value, zeros(shape, self.dtype), room, bounded)
 
     def weights(self, layer: Layer, names: Sequence[str]) -> tuple[Variable, ...]:
         """Return parameters of a layer, with their gradients if the plan is for training."""
@@ -223,6 +265,7 @@ class Plan:
     def mask(self, H: int, rate: float) -> np.ndarray:
         """Return the mask of a dropout stage, which `draw` fills."""
         mask = np.ones((self.rows.N * self.rows.T, H), self.dtype)
+        self._nbytes += mask.nbytes
         self._masks.append((mask, rate))
         return mask
 
@@ -241,8 +284,27 @@ class Plan:
         if self.rows.most > 1 and self.rows.shares != (shares := self._forward.shares):
             self.rows.share(shares)
         if not self.intake.take(x):
-            self._refuse("x", self.x.value[: self.rows.M], self._bounds, self._expected)
+            self._refuse("x", x, self.x.value[: self.rows.M], self._bounds, self._expected)
         self.load_states(states)
+
+    def load_step(self, x_t: np.ndarray) -> None:
+        """Take the next step of a stream in: (N, D) or (N,), whose values alone are left to check.
+
+        Raises
+        ------
+        ValueError
+            If a value is no finite number, or a token id is outside the vocabulary.
+        """
+        if not self.intake.take(x_t):  # one step of all sequences is packed as it is
+            wrong = checks.first_outside(self.x.value, self._bounds) or ()
+            place = ", ".join(map(str, wrong))
+            raise ValueError(f"x_t[{place}] = {_as_given(x_t[wrong], self.x.value[wrong])}, {self._expected}")
+
+    def reset_states(self, rows: np.ndarray | None) -> None:
+        """Zero the initial states of some sequences of a stream, or of all."""
+        for layer in self.initial:
+            for variable in layer:
+                variable.value[:, slice(None) if rows is None else rows] = 0
 
     def load_states(self, states: States | None) -> None:
         """Take the initial states in, which are zero if None."""
@@ -273,21 +335,41 @@ class Plan:
             width = self.logits.value.shape[1]
             bounds = losses.bounds(self.loss, width, self.dtype)
             expected = f"expected {losses.expected(self.loss, width)}"
-            self._refuse("y", self.target[:R], bounds, expected, self.last)
+            self._refuse("y", y, self.target[:R], bounds, expected, self.last)
 
     def _refuse(
-        self, name: str, values: np.ndarray, bounds: tuple[float, float], expected: str, last: bool = False
+        self,
+        name: str,
+        given: np.ndarray,
+        packed: np.ndarray,
+        bounds: tuple[float, float],
+        expected: str,
+        last: bool = False,
     ) -> NoReturn:
-        """Raise ValueError for the first of the packed values outside the bounds."""
-        wrong = checks.first_outside(values, bounds)
+        """Raise ValueError for the first of the packed values outside the bounds, as it was given."""
+        wrong = checks.first_outside(packed, bounds)
         assert wrong is not None
-        raise ValueError(f"{name}{self._place(wrong, last)} = {values[wrong]}, {expected}")
+        place = self._place(wrong, last)[: given.ndim]  # a target's only output may have no axis
+        value = _as_given(given[place], packed[wrong])
+        raise ValueError(f"{name}[{', '.join(map(str, place))}] = {value}, {expected}")
 
-    def draw(self, rng: np.random.Generator) -> None:
-        """Draw the masks of all dropout stages."""
+    @property
+    def draws(self) -> bool:
+        """Whether `draw` takes anything from its generator."""
+        return bool(self._masks)
+
+    def draw(self, rng: np.random.Generator | None) -> None:
+        """Draw the masks of all dropout stages, or with None let everything through.
+
+        They are drawn in the caller's order, which no number of threads changes.
+        """
+        places = self.rows.places() if self._masks and rng else None
         for mask, rate in self._masks:
+            if rng is None:
+                mask.fill(1)
+                continue
             kept = rng.random((self.rows.M, mask.shape[1]), self.dtype) >= rate
-            np.multiply(kept, 1 / (1 - rate), out=mask[: self.rows.M], casting="same_kind")
+            np.multiply(kept[places], 1 / (1 - rate), out=mask[: self.rows.M], casting="same_kind")
 
     def load_gradients(self, dy: np.ndarray | None, dstates: States | None) -> None:
         """Take in the gradients that arrive at the output and at the final states."""
@@ -339,8 +421,13 @@ class Plan:
         """Find the gradients of the data, and add to those of the weights."""
         for stage in reversed(self.stages):
             stage.backward()
-        for stage in self.stages:
-            stage.accumulate()
+        with ExitStack() as held:
+            for layer in sorted(
+                self.layers, key=id
+            ):  # in one order, so that no two threads wait for each other
+                held.enter_context(layer.lock)
+            for stage in self.stages:
+                stage.accumulate()
 
     # results out, as copies in the caller's order
 
@@ -395,33 +482,65 @@ class Plan:
         np.moveaxis(out, axis, 0)[self.rows.order] = np.moveaxis(value, axis, 0)
         return out
 
-    def _place(self, index: tuple[int, ...], last: bool = False) -> str:
-        """Return where an element of the packed batch stands in the caller's, as it is written."""
+    def _place(self, index: tuple[int, ...], last: bool = False) -> tuple[int, ...]:
+        """Return where an element of the packed batch stands in the caller's."""
         row, *rest = index
         if last:
-            place = [self.rows.order[row]]
-        else:
-            sequences, steps = self.rows.origins()
-            place = [sequences[row], steps[row]]
-        return f"[{', '.join(map(str, [*place, *rest]))}]"
+            return int(self.rows.order[row]), *rest
+        sequences, steps = self.rows.origins()
+        return int(sequences[row]), int(steps[row]), *rest
+
+
+def _as_given(value: Any, packed: Any) -> str:
+    """Return a number that is refused, with what it became if that is the reason."""
+    overflows = np.isfinite(value) and np.isinf(packed)
+    return f"{value} ({packed} in {packed.dtype})" if overflows else str(value)
+
+
+def _require_memory(layers: Sequence[Layer], N: int, T: int, training: bool) -> None:
+    """Raise MemoryError for a batch whose buffers cannot fit, before they are allocated."""
+    numbers = sum(layer.numbers(training) for layer in layers) + layers[0].in_features
+    needed = N * T * numbers * layers[0].dtype.itemsize
+    if needed > ALWAYS_FITS and needed > (free := machine.free_memory()):
+        raise MemoryError(
+            f"a batch of N = {N} sequences of T = {T} steps needs about {needed / 2**30:.3g} GiB of buffers, "
+            f"and {free / 2**30:.3g} GiB are free: give fewer or shorter sequences at a time"
+        )
 
 
 class Plans:
-    """The latest few plans of a model: shapes that come again find theirs laid out."""
+    """Plans that no pass is using, by shape: a pass takes one out, and gives it back when it is done.
 
-    def __init__(self, size: int = 8) -> None:
-        self._size = size
-        self._plans: dict[Hashable, Plan] = {}
-        self._key: Hashable = None  # of the latest one
-        self._plan: Plan
+    So no two passes share buffers, whichever threads they run on. The plans used last are kept, so that
+    shapes that come again find theirs laid out.
 
-    def get(self, key: Hashable, make: Callable[[], Plan]) -> Plan:
-        """Return the plan of that key, made now if it is new."""
-        if key == self._key:  # mostly; to find it so takes less than to hash the key
-            return self._plan
-        plan = self._plans.pop(key, None) or make()
-        self._plans[key] = plan  # the latest stands last
-        if len(self._plans) > self._size:
-            del self._plans[next(iter(self._plans))]
-        self._key, self._plan = key, plan
-        return plan
+    Parameters
+    ----------
+    count : int
+        Plans kept at most.
+    room : int
+        Bytes that all of them may take up, unless there is only one.
+    """
+
+    def __init__(self, count: int = 8, room: int = 1 << 28) -> None:
+        self._count, self._room = count, room
+        self._lock = threading.Lock()
+        self._idle: list[tuple[Hashable, Plan]] = []  # the one given back last stands last
+
+    def take(self, key: Hashable, make: Callable[[], Plan]) -> Plan:
+        """Return a plan of that key for the caller alone, made now if none is idle."""
+        with self._lock:
+            for i in range(len(self._idle) - 1, -1, -1):
+                if self._idle[i][0] == key:
+                    return self._idle.pop(i)[1]
+        return make()
+
+    def give_back(self, key: Hashable, plan: Plan) -> None:
+        """Keep a plan for the next pass of its key."""
+        with self._lock:
+            self._idle.append((key, plan))
+            while len(self._idle) > 1 and (len(self._idle) > self._count or self._bytes() > self._room):
+                del self._idle[0]
+
+    def _bytes(self) -> int:
+        return sum(plan.nbytes for _, plan in self._idle)

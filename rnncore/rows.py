@@ -20,6 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+__all__ = ["Rows", "Variable", "zeros"]
+
 PAIR = 128  # bytes of two cache lines
 
 
@@ -172,6 +174,13 @@ class Rows:
             sequences.append(self.order[first + row])
             steps.append(step)
         return np.concatenate(sequences), np.concatenate(steps)
+
+    def places(self) -> np.ndarray:
+        """Return where each packed row comes among all valid steps in the caller's order: (M,)."""
+        sequences, steps = self.origins()
+        lengths = self.callers_lengths()
+        found: np.ndarray = (lengths.cumsum() - lengths)[sequences] + steps
+        return found
 
     def gather(self, x: np.ndarray, out: np.ndarray) -> None:
         """Pack the valid steps of x into the first M rows of out.

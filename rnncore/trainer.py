@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rnncore import checks, kernels, losses, optimizers
 from rnncore.checkpoints import Course, Epochs, History, sweep
-from rnncore.layers import Seed, State
 from rnncore.models import Sequential
+from rnncore.network import Seed, State
 from rnncore.plan import Plan, Plans
 from rnncore.schedules import EarlyStopping, Schedule, describe
-from rnncore.tasks.task import Batch, Task
+from rnncore.tasks.task import Batch, Batches, Task, as_batch, as_task, fingerprint
 
-__all__ = ["History", "Trainer"]
+__all__ = ["History", "Interruption", "Option", "Trainer"]
 
 REDUCTIONS = ("mean", "sum")
 Callback = Callable[[int, float], Any]
@@ -62,12 +63,64 @@ class Interruption:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class Option:
+    """A setting of a trainer that its plans are laid out for: a new value takes effect at the next step.
+
+    Parameters
+    ----------
+    check : callable
+        ``check(trainer, value)`` returns the value, or raises.
+    doc : str
+    """
+
+    def __init__(self, check: Callable[[Trainer, Any], Any], doc: str) -> None:
+        self._check = check
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, trainer: Trainer, owner: type | None = None) -> Any:
+        return self if trainer is None else trainer.__dict__[self._name]
+
+    def __set__(self, trainer: Trainer, value: Any) -> None:
+        trainer.__dict__[self._name] = self._check(trainer, value)
+        trainer._plans, trainer._key = Plans(), None
+
+
+def _check_clip(name: str, other: str) -> Callable[[Trainer, Any], float | None]:
+    """Return the check of one of two ways to clip."""
+
+    def check(trainer: Trainer, value: Any) -> float | None:
+        if value is None:
+            return None
+        if trainer.__dict__.get(f"_{other}") is not None:
+            raise ValueError("clip_norm and clip_value exclude each other")
+        return checks.real(name, value, open_low=True)
+
+    return check
+
+
+def _check_reduction(trainer: Trainer, reduction: Any) -> str:
+    return checks.choice("reduction", reduction, REDUCTIONS)
+
+
+def _check_bptt(trainer: Trainer, bptt: Any) -> int | str:
+    if bptt == "full":
+        return "full"
+    if any(getattr(layer, "bidirectional", False) for layer in trainer.model.chain):
+        raise ValueError("bptt must be 'full' for a bidirectional model: each step reaches all others")
+    return checks.integer("bptt", bptt)
+
+
 class Trainer:
     """Trains a model by stochastic gradient descent through time.
 
     Parameters
     ----------
     model : Sequential
+        Its `predict` gives what the loss is about: the losses "bce" and "cross_entropy" look at the logits
+        and imply an output activation, sigmoid or softmax, which a model that has none is given now.
     loss : {"mse", "half_mse", "bce", "cross_entropy"}
         See `rnncore.losses`.
     optimizer : Optimizer or {"sgd", "adagrad", "rmsprop", "adam", "adamw"}
@@ -90,12 +143,20 @@ class Trainer:
     ----------
     model : Sequential
     optimizer : Optimizer
+    loss : str
+    clip_norm, clip_value, reduction, bptt
+        As given; another value takes effect at the next step.
 
     Raises
     ------
     ValueError, TypeError
         For an argument that makes no sense.
     """
+
+    clip_norm = Option(_check_clip("clip_norm", "clip_value"), "Greatest norm of all gradients, or None.")
+    clip_value = Option(_check_clip("clip_value", "clip_norm"), "Greatest size of a gradient, or None.")
+    reduction = Option(_check_reduction, '"mean" or "sum".')
+    bptt = Option(_check_bptt, 'Steps that the gradient goes back, or "full".')
 
     def __init__(
         self,
@@ -111,24 +172,60 @@ class Trainer:
     ) -> None:
         if not isinstance(model, Sequential):
             raise TypeError(f"model must be a Sequential or a SequenceModel, got {type(model).__name__}")
-        if clip_norm is not None and clip_value is not None:
-            raise ValueError("clip_norm and clip_value exclude each other")
-        self.model = model
-        self.loss = losses.check(loss, model.output_activation)
-        self.clip_norm = None if clip_norm is None else checks.real("clip_norm", clip_norm, open_low=True)
-        self.clip_value = None if clip_value is None else checks.real("clip_value", clip_value, open_low=True)
-        self.reduction = checks.choice("reduction", reduction, REDUCTIONS)
-        self.bptt = bptt if bptt == "full" else checks.integer("bptt", bptt)
-        if bptt != "full" and any(getattr(layer, "bidirectional", False) for layer in model.chain):
-            raise ValueError("bptt must be 'full' for a bidirectional model: each step reaches all others")
+        self._model = model
+        self._loss = losses.check(loss, model.output_activation)
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.reduction = reduction
+        self.bptt = bptt
         self.rng = np.random.default_rng(seed)
         if self.rng is model.rng:  # batches can be drawn again only if nothing else is drawn in between
             (self.rng,) = self.rng.spawn(1)
-        self.optimizer = optimizers.get(optimizer)
-        self.optimizer.bind([layer.flat for layer in model.chain])
+        self._optimizer = optimizers.get(optimizer)
+        self._begin(None)
+        if self.loss in losses.ON_LOGITS:
+            model.end_in(losses.ON_LOGITS[self.loss])
+
+    def _begin(self, state: State) -> None:
+        """Begin without a step made, with a state of the network to go on from."""
+        self._turn = threading.RLock()  # held by the thread that trains
+        self.optimizer.bind([layer.flat for layer in self.model.chain])
         self._plans = Plans()
+        self._key: Hashable = (
+            None  # of the latest step's plan, which the trainer keeps; None: it is used no more
+        )
         self._latest: Plan | None = None
-        self._state: State = None
+        self._state = state
+        self._predicted = False  # the plan still holds what the latest step predicted
+
+    def __getstate__(self) -> dict[str, Any]:
+        gone = {"_turn": None, "_plans": None, "_key": None, "_latest": None}
+        return self.__dict__ | gone | {"_state": self.state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._begin(state["_state"])
+
+    def __repr__(self) -> str:
+        options = {"loss": self.loss, "optimizer": self.optimizer, "clip_norm": self.clip_norm}
+        options |= {"clip_value": self.clip_value, "reduction": self.reduction, "bptt": self.bptt}
+        model = type(self.model).__name__
+        return f"Trainer({model}, {', '.join(f'{name}={value!r}' for name, value in options.items())})"
+
+    @property
+    def model(self) -> Sequential:
+        """What is trained."""
+        return self._model
+
+    @property
+    def loss(self) -> str:
+        """What is made small."""
+        return self._loss
+
+    @property
+    def optimizer(self) -> optimizers.Optimizer:
+        """What updates its parameters."""
+        return self._optimizer
 
     def step(
         self,
@@ -143,8 +240,8 @@ class Trainer:
         ----------
         x : array_like, (N, T, D) numbers or (N, T) token ids
         y : array_like
-            (N, T, O), or (N, O) for output "last"; for "cross_entropy" classes (N, T) or (N,). What stands
-            behind the end of a sequence is not looked at.
+            (N, T, O), or (N, O) for output "last"; for "cross_entropy" classes (N, T) or (N,), as also for a
+            single output. What stands behind the end of a sequence is not looked at.
         lengths : array_like of int, (N,), optional
         state : optional
             Initial state; ``trainer.state`` goes on from the batch before.
@@ -162,14 +259,20 @@ class Trainer:
         FloatingPointError
             If the loss or a gradient is infinite or no number. In all cases the parameters stay unchanged.
         """
-        plan = self._load(x, y, lengths, state, training=True)
-        plan.draw(self.model.rng)
-        self._latest, self._state = plan, None
-        step = plan.step
-        loss: float = step.run()
-        if not (math.isfinite(loss) and math.isfinite(step.norm)):
-            self._stop(plan)
-        return loss
+        self._take_turn()
+        try:
+            inputs, targets = checks.array("x", x), checks.array("y", y)
+            key, plan = self._plan_for(inputs, targets)
+            try:
+                self._load(plan, inputs, targets, lengths, state)
+                loss = self._run(plan)
+            except BaseException:
+                self._refuse(key, plan)
+                raise
+            self._keep(key, plan)
+            return loss
+        finally:
+            self._turn.release()
 
     def accumulate(self, batches: Sequence[Batch]) -> float:
         """Make one update from several batches, by the mean of their gradients (reduction "sum": by the sum).
@@ -179,7 +282,7 @@ class Trainer:
         Parameters
         ----------
         batches : sequence of Batch
-            Whose `carry` is followed.
+            Whose `carry` is followed; or of tuples (x, y) or (x, y, lengths).
 
         Returns
         -------
@@ -194,17 +297,74 @@ class Trainer:
         if not batches:
             raise ValueError("batches must not be empty")
         share = 1 / len(batches) if self.reduction == "mean" else 1.0
-        total = 0.0
-        for k, batch in enumerate(batches, 1):
-            state = self.state if batch.carry else None
-            plan = self._load(batch.x, batch.y, batch.lengths, state, training=True)
-            plan.draw(self.model.rng)
-            self._latest, self._state = plan, None
-            step = plan.step
-            total += step.run(k == 1, k == len(batches), share)
-            if not (math.isfinite(step.loss) and math.isfinite(step.norm)):
-                self._stop(plan)
+        generator = self.model.rng.bit_generator.state
+        state, total = self.state, 0.0
+        used: list[tuple[Hashable, Plan]] = []
+        self._take_turn()
+        try:
+            for k, batch in enumerate(map(as_batch, batches), 1):
+                inputs, targets = checks.array("x", batch.x), checks.array("y", batch.y)
+                key: Hashable = _key(inputs, targets)
+                plan = self._plans.take(key, lambda: self._lay_out(inputs, targets, True))  # noqa: B023
+                used.append((key, plan))
+                self._load(plan, inputs, targets, batch.lengths, state if batch.carry else None)
+                total += self._run(plan, k == 1, k == len(batches), share)
+                if k < len(batches):
+                    state = self.model.wrap_states(plan.read_final())
+                    self._plans.give_back(*used.pop())
+        except BaseException:
+            self.model.rng.bit_generator.state = generator
+            for kept in used:
+                self._plans.give_back(*kept)
+            raise
+        else:
+            self._keep(*used.pop())
+        finally:
+            self._turn.release()
         return total * share
+
+    def _take_turn(self) -> None:
+        """Begin what one thread alone may do at a time."""
+        if not self._turn.acquire(blocking=False):
+            raise RuntimeError(
+                "another thread is training with this Trainer: give every thread one of its own"
+            )
+
+    def _plan_for(self, x: np.ndarray, y: np.ndarray) -> tuple[Hashable, Plan]:
+        """Return a training plan for such a batch: mostly that of the step before."""
+        key = _key(x, y)
+        if self._latest is not None and key == self._key:
+            return key, self._latest
+        return key, self._plans.take(key, lambda: self._lay_out(x, y, True))
+
+    def _keep(self, key: Hashable, plan: Plan) -> None:
+        """Let a plan be that of the latest step."""
+        if plan is not self._latest:
+            if self._latest is not None and self._key is not None:
+                self._plans.give_back(self._key, self._latest)
+            self._key, self._latest = key, plan
+        self._state, self._predicted = None, True
+
+    def _refuse(self, key: Hashable, plan: Plan) -> None:
+        """Leave everything as it was before a step."""
+        if plan is not self._latest:
+            self._plans.give_back(key, plan)
+
+    def _run(self, plan: Plan, first: bool = True, last: bool = True, factor: float = 1.0) -> float:
+        """Learn from the batch that a plan holds; arguments as for its step."""
+        rng = self.model.rng
+        generator = rng.bit_generator.state if plan.draws else None
+        plan.draw(rng)
+        step = plan.step
+        loss: float = step.run(first, last, factor)
+        if not (math.isfinite(loss) and math.isfinite(step.norm)):
+            message = self._diagnose(plan)
+            step.restore()
+            self._predicted = self._predicted and plan is not self._latest
+            if generator:
+                rng.bit_generator.state = generator
+            raise FloatingPointError(message)
+        return loss
 
     @property
     def grad_norm(self) -> float:
@@ -213,21 +373,24 @@ class Trainer:
 
     @property
     def state(self) -> State:
-        """State after the latest step, as a copy; None before the first."""
+        """State after the latest step that was not refused, as a copy; None before the first."""
         if self._latest is not None and self._state is None:
-            self._state = self.model.wrap_states(self._latest.read_final())
-        return self._state
+            return self.model.wrap_states(self._latest.read_final())
+        return copy.deepcopy(self._state)
 
     @property
     def prediction(self) -> np.ndarray:
-        """What the model predicted for the batch of the latest step before its update, as by `predict`."""
-        if self._latest is None:
-            raise RuntimeError("prediction needs a step before it")
+        """What the model predicted for the batch of the latest step before its update, as by `predict`.
+
+        A step that ends in FloatingPointError takes it away.
+        """
+        if self._latest is None or not self._predicted:
+            raise RuntimeError("prediction needs a step before it that was not refused")
         return self._latest.read_prediction()
 
     def fit(
         self,
-        task: Task,
+        task: Task | Iterable[Any],
         steps: int | None = None,
         *,
         epochs: int | None = None,
@@ -245,11 +408,14 @@ class Trainer:
 
         Parameters
         ----------
-        task : Task
+        task : Task or iterable of batches
+            Batches may be tuples (x, y) or (x, y, lengths). A list of them is one epoch, in its order; so is
+            an iterator, as a generator is, which gives them only once.
         steps : int, optional
             Number of updates of the whole run; epochs follow one another until then.
         epochs : int, optional
-            Number of passes over the task's batches. One of the two at least; the first reached ends the run.
+            Number of passes over the task's batches. One of the two at least, unless the batches come from an
+            iterator; the first reached ends the run.
         accumulate : int, default 1
             Batches for each update; see `accumulate`.
         validate_every : int, optional
@@ -259,10 +425,10 @@ class Trainer:
             `rnncore.schedules`.
         early_stopping : EarlyStopping, optional
             When to end the run before its time. The model has its best weights in the end, however the run
-            ended.
+            ended, by an error or Ctrl-C as well; a checkpoint has the latest ones besides.
         callbacks : sequence of callable
             Each is called as ``callback(step, loss)`` after every update, step counting from 1. One that
-            returns True ends the run.
+            returns True, Python's or NumPy's, ends the run; no other value does.
         checkpoint : path, optional
             File that tells where the run stands. It is written when the run is over, or stopped by Ctrl-C
             (which then waits for the update to be whole) or by a loss or gradient that is no number.
@@ -285,14 +451,23 @@ class Trainer:
             For an argument that makes no sense, a batch that `step` refuses, or a checkpoint that is damaged
             or of another run.
         FloatingPointError
-            If the loss or a gradient is infinite or no number. The parameters are those before that update;
-            a resumed run goes on behind it.
+            If the loss or a gradient is infinite or no number. The parameters are those before that update,
+            or the best ones of early stopping; a resumed run goes on behind it.
         KeyboardInterrupt
         """
         from tqdm.auto import tqdm
 
+        source = as_task(task)
+        if isinstance(source, Batches) and source.once:
+            if epochs not in (None, 1):
+                raise ValueError(
+                    f"an iterator gives its batches once, but epochs = {epochs!r}: give a list of them"
+                )
+            epochs = 1
         if steps is None and epochs is None:
             raise ValueError("fit needs steps or epochs")
+        if validate_every is not None and not callable(getattr(source, "validate", None)):
+            raise TypeError(f"validate_every needs a task with a method validate, got {type(task).__name__}")
         if validate_every is None and early_stopping:
             raise ValueError("early_stopping needs validate_every")
         if validate_every is None and schedule and schedule.state_dict():
@@ -308,10 +483,11 @@ class Trainer:
         course = Course(
             self.model,
             self.optimizer,
-            Epochs(task, self.rng, epochs),
+            Epochs(source, self.rng, epochs, watched=checkpoint is not None),
             schedule,
             early_stopping,
-            self._settings(accumulate, validate_every, schedule, early_stopping),
+            self._settings(accumulate, validate_every, schedule, early_stopping)
+            | {"task": None if checkpoint is None else fingerprint(source)},
         )
         if checkpoint is not None:
             sweep(checkpoint)
@@ -320,50 +496,49 @@ class Trainer:
         history, loss = course.history, course.history.loss
         batches = iter(course.batches)
         due = 0.0
-        with (
-            Interruption(active=checkpoint is not None) as interruption,
-            tqdm(total=steps, initial=len(loss), unit="step", disable=not progress) as bar,
-        ):
-            over = early_stopping is not None and early_stopping.over
-            failure = None
-            try:
-                while len(loss) < limit and not over:
-                    group = list(itertools.islice(batches, accumulate))
-                    if not group:
-                        break
+        with course.ending_at_best():
+            with (
+                Interruption(active=checkpoint is not None) as interruption,
+                tqdm(total=steps, initial=len(loss), unit="step", disable=not progress) as bar,
+            ):
+                over = early_stopping is not None and early_stopping.over
+                failure = None
+                try:
+                    while len(loss) < limit and not over:
+                        group = list(itertools.islice(batches, accumulate))
+                        if not group:
+                            break
+                        if schedule:
+                            self.optimizer.lr = course.lr * schedule.factor(len(loss))
+                        loss.append(self._learn(group))
+                        step = len(loss)
+                        if step % validate == 0:
+                            course.validate()
+                            over = early_stopping is not None and early_stopping.over
+                        for callback in callbacks:
+                            over = _is_true(callback(step, loss[-1])) or over
+                        if checkpoint is not None and step % save == 0:
+                            course.save(checkpoint, self.state)
+                        if time.monotonic() >= due:
+                            if steps is None and course.batches.total:  # now the bar can tell the time left
+                                bar.total = math.ceil(course.batches.total / accumulate)
+                            _report(bar, loss, self.optimizer.lr)
+                            due = time.monotonic() + REPORT_EVERY
+                        over = over or interruption.came
+                    _report(bar, loss, self.optimizer.lr)
+                except FloatingPointError as error:
+                    failure = error
+                finally:
                     if schedule:
-                        self.optimizer.lr = course.lr * schedule.factor(len(loss))
-                    loss.append(self._learn(group))
-                    step = len(loss)
-                    if step % validate == 0:
-                        course.validate()
-                        over = early_stopping is not None and early_stopping.over
-                    for callback in callbacks:
-                        over = callback(step, loss[-1]) is True or over
-                    if checkpoint is not None and step % save == 0:
-                        course.save(checkpoint, self.state)
-                    if time.monotonic() >= due:
-                        if steps is None and course.batches.total:  # now the bar can tell the time left
-                            bar.total = math.ceil(course.batches.total / accumulate)
-                        _report(bar, loss, self.optimizer.lr)
-                        due = time.monotonic() + REPORT_EVERY
-                    over = over or interruption.came
-                _report(bar, loss, self.optimizer.lr)
-            except FloatingPointError as error:
-                failure = error
-            finally:
-                if schedule:
-                    self.optimizer.lr = course.lr
-            if checkpoint is not None:
-                course.save(checkpoint, self.state)
-        if failure:
-            raise failure
-        if interruption.came:
-            raise KeyboardInterrupt
-        if validate_every and loss and len(loss) not in history.metrics:
-            course.validate()
-        if course.best:
-            self.model.load_state_dict(course.best)
+                        self.optimizer.lr = course.lr
+                if checkpoint is not None:
+                    course.save(checkpoint, self.state)
+            if failure:
+                raise failure
+            if interruption.came:
+                raise KeyboardInterrupt
+            if validate_every and loss and len(loss) not in history.metrics:
+                course.validate()
         return history
 
     def _settings(
@@ -378,7 +553,7 @@ class Trainer:
             "clip_norm": self.clip_norm,
             "clip_value": self.clip_value,
             "bptt": self.bptt,
-            "optimizer": type(self.optimizer).__name__,
+            "optimizer": {"type": type(self.optimizer).__name__, "slots": list(self.optimizer.slots())},
             "generators": [type(rng.bit_generator).__name__ for rng in (self.rng, self.model.rng)],
             "accumulate": accumulate,
             "validate_every": validate_every,
@@ -411,37 +586,36 @@ class Trainer:
         state
             After each sequence's last step.
         """
-        plan = self._load(x, y, lengths, state, training=False)
-        plan.pack()
-        plan.forward()
-        return plan.read_loss(), plan.count, self.model.wrap_states(plan.read_final())
+        inputs, targets = checks.array("x", x), checks.array("y", y)
+        key = (*_key(inputs, targets), "measure")
+        plan = self._plans.take(key, lambda: self._lay_out(inputs, targets, training=False))
+        try:
+            self._load(plan, inputs, targets, lengths, state)
+            plan.pack()
+            plan.forward()
+            return plan.read_loss(), plan.count, self.model.wrap_states(plan.read_final())
+        finally:
+            self._plans.give_back(key, plan)
 
     def evaluate(self, task: Task) -> dict[str, float]:
         """Return how well the model does on what the task holds out: ``task.evaluate(model)``."""
         return task.evaluate(self.model)
 
     def _load(
-        self, x: npt.ArrayLike, y: npt.ArrayLike, lengths: npt.ArrayLike | None, state: State, training: bool
-    ) -> Plan:
-        """Check a batch and take it into a plan."""
-        inputs, targets = checks.array("x", x), checks.array("y", y)
-        # a plan was checked against the shapes and dtypes that it is found by
-        plan = self._plans.get(
-            (inputs.shape, inputs.dtype, targets.shape, targets.dtype, training),
-            lambda: self._lay_out(inputs, targets, training),
-        )
+        self, plan: Plan, x: np.ndarray, y: np.ndarray, lengths: npt.ArrayLike | None, state: State
+    ) -> None:
+        """Take a batch into a plan for its shapes and dtypes, whose values alone are left to check."""
         rows = plan.rows
         steps = None if lengths is None else checks.lengths(lengths, rows.N, rows.T)
         states = None if state is None else self.model.check_states("state", state, rows.N)
         before, shares = None if rows.full else rows.callers_lengths(), rows.shares
         try:
-            plan.load(inputs, steps, states)
-            plan.load_target(targets)
+            plan.load(x, steps, states)
+            plan.load_target(y)
         except ValueError:
             rows.arrange(before)  # state and prediction of the latest step are still to be read
             rows.share(shares)
             raise
-        return plan
 
     def _lay_out(self, x: np.ndarray, y: np.ndarray, training: bool) -> Plan:
         """Check shapes and dtypes of a batch and return a plan for such ones."""
@@ -467,6 +641,7 @@ class Trainer:
             plan.step = kernels.active.Step(
                 plan.stages,
                 plan.gradients,
+                [state.value for layer in plan.final for state in layer],
                 self.optimizer.rules,
                 self.optimizer.settings,
                 clip_norm=math.inf if self.clip_norm is None else self.clip_norm,
@@ -474,17 +649,24 @@ class Trainer:
             )
         return plan
 
-    def _stop(self, plan: Plan) -> NoReturn:
-        """Raise FloatingPointError for a step that failed, as if it had not been."""
+    def _diagnose(self, plan: Plan) -> str:
+        """Return why a step failed, and where."""
         from rnncore import diagnosis  # brings the NumPy kernels along
 
         loss, norm = plan.step.loss, plan.step.norm
         what = f"the norm of the gradients is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
         where = diagnosis.locate(self.model, plan, self.reduction)
-        self._state = self.model.wrap_states(plan.read_initial())
-        raise FloatingPointError(
-            f"{what} at update {self.optimizer.steps + 1}: the parameters stay as they were. {where}"
-        )
+        return f"{what} at update {self.optimizer.steps + 1}: the parameters stay as they were. {where}"
+
+
+def _key(x: np.ndarray, y: np.ndarray) -> tuple[Any, ...]:
+    """Return what plans are found by: they were checked against these shapes and dtypes."""
+    return x.shape, x.dtype, y.shape, y.dtype
+
+
+def _is_true(answer: Any) -> bool:
+    """Return whether a callback has answered True, and not just something that counts as true."""
+    return isinstance(answer, bool | np.bool_) and bool(answer)
 
 
 def _report(bar: Any, loss: list[float], lr: float) -> None:

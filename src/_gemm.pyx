@@ -591,7 +591,8 @@ cdef inline void outer_tile(
 ) noexcept nogil:
     """c += a.T @ b for some first columns. k stands for row rows[k] of an operand, unless it is packed.
 
-    The loop over k ends at its bottom, as in multiply_add.
+    The K products have a sum of their own before it joins c: over very many rows, one sum of all of them would lose
+    digits. The loop over k ends at its bottom, as in multiply_add.
     """
     cdef real sums[SUMS * FLOATS]
     cdef Py_ssize_t width = vectors * lanes(c)
@@ -602,7 +603,7 @@ cdef inline void outer_tile(
     cdef const real* restrict b_now
     for r in range(height):
         for q in range(width):
-            sums[r * width + q] = c[r * c_row + q]
+            sums[r * width + q] = 0
     while True:
         a_now = a + (k * ROWS if a_packed else rows[k] * a_row)
         b_now = b + (k * width if b_packed else rows[k] * b_row)
@@ -617,7 +618,7 @@ cdef inline void outer_tile(
             break
     for r in range(height):
         for q in range(width):
-            c[r * c_row + q] = sums[r * width + q]
+            c[r * c_row + q] += sums[r * width + q]
 
 
 cdef void multiply_outer_digits(

@@ -11,40 +11,10 @@ a step: so the number of shares changes no bit.
 
 from _math cimport real
 
-from libc.stdint cimport uint64_t
+from libc.string cimport memset
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.pycapsule cimport PyCapsule_New
-
-cdef extern from *:
-    """
-    #include <stdint.h>
-    #include <string.h>
-
-    /* Changes if any of the bytes do, but once in some 2**32 cases: each step is a bijection of what came before and
-       of its word. Lanes are many, for a multiplication takes ten cycles. */
-    static inline uint64_t rnn_fingerprint(uint64_t seed, const void* place, size_t size) {
-        enum { LANES = 64 };
-        uint32_t lanes[LANES], rest[LANES] = {0}, word;
-        const char* words = (const char*)place;
-        size_t at, j;
-        for (j = 0; j < LANES; j++) lanes[j] = (uint32_t)j;
-        for (at = 0; at < size; at += sizeof rest, words += sizeof rest) {
-            if (size - at < sizeof rest) words = (const char*)memcpy(rest, words, size - at);
-            for (j = 0; j < LANES; j++) {
-                memcpy(&word, words + j * sizeof word, sizeof word);
-                lanes[j] = (lanes[j] ^ word) * 0x9e3779b1u;
-                lanes[j] ^= lanes[j] >> 15;
-            }
-        }
-        for (j = 0; j < LANES; j++) {
-            seed = (seed ^ lanes[j]) * 0x9e3779b97f4a7c15u;
-            seed ^= seed >> 29;
-        }
-        return seed;
-    }
-    """
-    uint64_t fingerprint "rnn_fingerprint"(uint64_t seed, const void* place, size_t size) noexcept nogil
 
 cdef enum:
     MOST = 64                    # threads
@@ -151,28 +121,6 @@ cdef inline object stage_capsule(Stage* stage):
 
 cdef inline object rule_capsule(Rule* rule):
     return PyCapsule_New(rule, "rnncore.Rule", NULL)
-
-
-# ---------------------------------------------------------------------------------------------
-# To look whether weights have changed takes less than to pack them.
-
-cdef enum:
-    LITTLE = 1 << 17             # bytes of weights that are packed without a look
-
-
-cdef struct Packed:              # what each thread has packed last: its part of how many, and its weights' fingerprint
-    Py_ssize_t parts[MOST]
-    uint64_t prints[MOST]
-
-
-cdef inline bint known(Packed* packed, uint64_t print_, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """Whether a part is packed already; it counts as packed from now on."""
-    cdef bint found = packed.parts[part] == parts and packed.prints[part] == print_
-    cdef Py_ssize_t p
-    packed.parts[part], packed.prints[part] = parts, print_
-    for p in range(parts, MOST):         # they were of other shares
-        packed.parts[p] = 0
-    return found
 
 
 # ---------------------------------------------------------------------------------------------
@@ -318,13 +266,26 @@ cdef inline void add(real* restrict to, const real* restrict values, Py_ssize_t 
         to[j] += values[j]
 
 
+cdef enum:
+    TOGETHER = 64                # columns whose sums over a block are found at a time
+
+
 cdef inline void add_rows(
     real* sums, const Blocks* blocks, const real* rows, Py_ssize_t row, Py_ssize_t size,
 ) noexcept nogil:
-    """sums (size,) += the rows of a block, in their order."""
-    cdef Py_ssize_t k
-    for k in range(blocks.count):
-        add(sums, rows + blocks.rows[k] * row, size)
+    """sums (size,) += the rows of a block.
+
+    A block has a sum of its own before it joins the others: over very many rows, one sum would lose digits.
+    """
+    cdef real block[TOGETHER]
+    cdef Py_ssize_t i, k, j, width
+    for i in range((size + TOGETHER - 1) // TOGETHER):
+        j = i * TOGETHER
+        width = min(<Py_ssize_t>TOGETHER, size - j)
+        memset(block, 0, width * sizeof(real))
+        for k in range(blocks.count):
+            add(block, rows + blocks.rows[k] * row + j, width)
+        add(sums + j, block, width)
 
 
 cdef inline void add_share(

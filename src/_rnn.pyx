@@ -63,7 +63,7 @@ cdef inline void cell_backward(
             dz[j] = dh[j] * (h[j] * (<real>1 - h[j]))
     elif activation == RELU:
         for j in range(H):
-            dz[j] = dh[j] if h[j] > 0 else <real>0
+            dz[j] = <real>0 if h[j] <= 0 else dh[j]      # this way round NaN is not taken for a negative number
     elif activation == PRELU:
         for j in range(H):
             dz[j] = dh[j] if z[j] > 0 else slope * dh[j]

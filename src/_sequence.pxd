@@ -10,6 +10,8 @@ the units of a row are whole vectors too. Weights of padding are zero, and so is
 through it.
 """
 
+from libc.string cimport memcmp
+
 from _gemm cimport (
     BAND, ROWS, STRIP, Ahead, Gemm, Term, Weights, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack,
     pack_transposed, padded, panel_begin, panel_count, product, room_for, rows_of_groups, scratch_size, term_of,
@@ -18,13 +20,14 @@ from _gemm cimport (
 from _digits cimport column_place
 from _math cimport pieces, real
 from _plan cimport (
-    APART, LITTLE, Band, Blocks, Packed, Portion, Rows, Stage, add, add_rows, add_share, address, buffer, cut,
-    fingerprint, known, packed_rows, row_count, row_stride, rows_apart, share, span, uint64_t,
+    APART, Band, Blocks, Portion, Rows, Stage, add, add_rows, add_share, address, buffer, cut, packed_rows, row_count,
+    row_stride, rows_apart, share, span,
 )
 
 cdef enum:
     CHUNK = 64                   # rows of an input product that is ahead of the steps
     WIDEST = 16                  # numbers in a vector at most
+    LITTLE = 1 << 17             # bytes of weights that are packed again sooner than compared
     NARROW = STRIP               # columns of x at most that multiply dz, rather than dz them
 
 cdef struct State:               # h, and c for an LSTM; each (N, H)
@@ -40,6 +43,11 @@ cdef struct Group:               # gates that one product serves: all, but a GRU
     Weights input                # (D, columns)     x -> gates
     Weights hidden               # (H, columns)     h -> gates
     Weights hidden_back          # (depth, H)       dz -> dh
+
+cdef struct Watched:             # In inference, a large parameter is copied, and packed again if it differs from its copy.
+    const void* given            # what the user writes into
+    void* copy                   # what the panels hold: both begin as zeros
+    Py_ssize_t width             # numbers of a row, of which each gate has H
 
 cdef struct Sequence:
     Stage stage
@@ -105,7 +113,8 @@ cdef struct Sequence:
     void* second_hh              # (G*H, H)  d_weight_hh of the second half
     void* second_ih              # (G*H, D)  and d_weight_ih, unless d_table has it
     Weights input_back           # (rows_of_groups, D)   dz -> dx
-    Packed packed                # inference alone
+    Watched watched[4]
+    Py_ssize_t watched_count
     void* scratch                # blocks of the weight gradients, one for each thread
     Py_ssize_t scratch_size
 
@@ -161,7 +170,24 @@ cdef inline Sequence* bind(
     s.stage.rows, s.stage.band, s.stage.finish = &s.rows, BAND, count_steps
     s.stage.work = s.G * s.H * (s.H + s.D)
     s.stage.weights = s.G * s.H * s.H * (sizeof(float) if s.single else sizeof(double))
+    if not s.training and s.stage.weights >= LITTLE:
+        watch(keep, s, &s.weight_ih, s.D + s.V)
+        watch(keep, s, &s.weight_hh, s.H)
+        watch(keep, s, &s.bias_ih, 1)
+        watch(keep, s, &s.bias_hh, 1)
     return s
+
+
+cdef inline int watch(list keep, Sequence* s, const void** parameter, Py_ssize_t width) except -1:
+    """Let a copy take the place of a parameter, unless there is none."""
+    cdef Watched* watched = &s.watched[s.watched_count]
+    if parameter[0] is NULL:
+        return 0
+    numbers(keep, s, s.G * s.H * width, &watched.copy)
+    watched.given, watched.width = parameter[0], width
+    parameter[0] = watched.copy
+    s.watched_count += 1
+    return 0
 
 
 cdef inline Py_ssize_t odd_lines(Py_ssize_t columns, bint single) noexcept nogil:
@@ -349,9 +375,11 @@ cdef inline void store_final(Sequence* s, real* kind, const Band* band) noexcept
 cdef inline void load_final_gradient(
     const Sequence* s, const State* state, real* dh, const Band* band,
 ) noexcept nogil:
+    """Padding begins from zero too: an earlier pass may have left infinity times zero there."""
     cdef Py_ssize_t n
     for n in range(band.first, band.last):
         copy_bytes(dh + n * s.stride, <const real*>state.d_final + n * s.H, s.H * sizeof(real))
+        fill_bytes(dh + n * s.stride + s.H, 0, (s.stride - s.H) * sizeof(real))
 
 
 cdef inline void add_initial_gradient(
@@ -393,9 +421,7 @@ cdef inline void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssiz
     cdef real* bias = <real*>s.bias
     cdef Py_ssize_t i, at
     cdef const Group* group
-    if not s.training and s.stage.weights >= LITTLE and known(
-        &s.packed, weights_print(s, first, last, gates), part, parts,
-    ):
+    if s.watched_count > 0 and not copy_changes(s, first, last, gates):
         return
     add_biases(s, bias, first, last)
     if s.tokens:
@@ -412,22 +438,23 @@ cdef inline void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssiz
         pack(&s.input_back, w_ih, s.D, s.G, s.H, s.stride, s.D, part, parts)
 
 
-cdef inline uint64_t weights_print(
+cdef inline bint copy_changes(
     const Sequence* s, Py_ssize_t first, Py_ssize_t last, real* kind,
 ) noexcept nogil:
-    """The fingerprint of the weights of some units."""
-    cdef size_t size = (last - first) * sizeof(real)
-    cdef Py_ssize_t g, u
-    cdef uint64_t print_ = 0
-    for g in range(s.G):
-        u = g * s.H + first
-        print_ = fingerprint(print_, <const real*>s.weight_ih + u * (s.D + s.V), size * (s.D + s.V))
-        print_ = fingerprint(print_, <const real*>s.weight_hh + u * s.H, size * s.H)
-        if s.bias_ih is not NULL:
-            print_ = fingerprint(print_, <const real*>s.bias_ih + u, size)
-        if s.bias_hh is not NULL:
-            print_ = fingerprint(print_, <const real*>s.bias_hh + u, size)
-    return print_
+    """Copy the parameters of some units, if they are not what was copied before; returns whether they were not."""
+    cdef bint changed = False
+    cdef const Watched* watched
+    cdef Py_ssize_t i, g, begin
+    cdef size_t size
+    for i in range(s.watched_count):
+        watched = &s.watched[i]
+        size = (last - first) * watched.width * sizeof(real)
+        for g in range(s.G):
+            begin = (g * s.H + first) * watched.width
+            if memcmp(<const real*>watched.copy + begin, <const real*>watched.given + begin, size) != 0:
+                copy_bytes(<real*>watched.copy + begin, <const real*>watched.given + begin, size)
+                changed = True
+    return changed
 
 
 cdef inline void add_biases(const Sequence* s, real* bias, Py_ssize_t first, Py_ssize_t last) noexcept nogil:

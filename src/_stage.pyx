@@ -9,10 +9,12 @@ split in two at most, always the same, so the bits do not depend on the number o
 import os
 
 from libc.math cimport INFINITY, isfinite, sqrt
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.pycapsule cimport PyCapsule_GetPointer
+
+from rnncore import machine
 
 from _plan cimport (
     MOST, Band, Job, OverRows, Portion, Rows, Rule as CRule, Stage as CStage, address, buffer, offsets_of,
@@ -36,6 +38,7 @@ cdef enum:
     HALF = 8                     # rows that each half of a batch must have for sums of its own,
     SUMS = 1 << 20               # and bytes of these at most: a core's cache holds them
 
+cdef double MOMENT = 1e5         # multiply-adds of a forward pass that is over before another Python thread could begin
 cdef double SHARE = 1e6          # multiply-adds of a forward pass below which another thread does not pay
 
 cdef Py_ssize_t limit = 1
@@ -96,6 +99,12 @@ cdef Py_ssize_t threads_of_rows(double work, const Rows* rows) noexcept nogil:
 cdef struct Buffer:              # N rows
     char* rows
     Py_ssize_t row_bytes
+
+
+cdef struct Copied:              # a state, and what it was before the latest run of a step
+    void* place
+    void* copy
+    size_t size
 
 
 cdef struct Run:
@@ -322,6 +331,11 @@ cdef class Stage:
         self.run_.stages = &self.stage
         self.run_.count = 1
 
+    @property
+    def nbytes(self):
+        """Bytes of the buffers that belong to the stage alone."""
+        return sum(len(part) for part in self.keep if isinstance(part, bytearray))
+
     cdef void over(self, Job job, bint rows) noexcept nogil:
         cdef Py_ssize_t R = row_count(self.stage.rows, self.stage.per_sequence)
         cdef double work = self.stage.work * <double>R
@@ -405,11 +419,19 @@ cdef class Forward:
     def run(self):
         """Compute the outputs from the inputs."""
         cdef Run* run = &self.run_
+        cdef double work
         if run.count == 0:
             return
-        with nogil:
-            rnn_parallel(forward_share, run, threads_for_rows(run, work_of(run)))
-            finish(run)
+        work = work_of(run)
+        if work < MOMENT:
+            self.forward(work)
+        else:
+            with nogil:
+                self.forward(work)
+
+    cdef void forward(self, double work) noexcept nogil:
+        rnn_parallel(forward_share, &self.run_, threads_for_rows(&self.run_, work))
+        finish(&self.run_)
 
 
 cdef class Rule:
@@ -458,6 +480,8 @@ cdef class Step:
         Forward order; the last is the loss.
     buffers : list of ndarray, (count, N, width)
         Gradients of the states, zeroed before the backward pass.
+    finals : list of ndarray, (count, N, width)
+        The final states; `restore` takes a run back.
     rules : list of Rule
         One for each flat parameter, whose gradient is zeroed too.
     settings : ndarray of float64
@@ -475,10 +499,12 @@ cdef class Step:
     cdef list keep
     cdef double* settings
     cdef double* value
+    cdef Copied* finals
+    cdef Py_ssize_t final_count
     cdef readonly double loss, norm
 
-    def __init__(self, stages, buffers, rules, settings, *, clip_norm=INFINITY, clip_value=INFINITY):
-        self.keep = [stages, buffers, rules, settings]
+    def __init__(self, stages, buffers, finals, rules, settings, *, clip_norm=INFINITY, clip_value=INFINITY):
+        self.keep = [stages, buffers, finals, rules, settings]
         arrays = [rows for array in buffers for rows in array]
         self.run_.count, self.run_.rule_count, self.run_.buffer_count = len(stages), len(rules), len(arrays)
         self.run_.stages = <CStage**>pointers(self.keep, len(stages))
@@ -490,6 +516,11 @@ cdef class Step:
             self.run_.rules[i] = (<Rule>rule).rule
         for i, array in enumerate(arrays):
             self.run_.buffers[i] = Buffer(<char*>address(array), array.strides[0])
+        self.final_count = len(finals)
+        buffer(self.keep, len(finals) * sizeof(Copied), <void**>&self.finals)
+        for i, array in enumerate(finals):
+            self.finals[i].place, self.finals[i].size = address(array), array.nbytes
+            buffer(self.keep, array.nbytes, &self.finals[i].copy)
         self.settings = <double*>address(settings)
         self.value = <double*>address(stages[len(stages) - 1].value)
         self.run_.clip_norm, self.run_.clip_value = clip_norm, clip_value
@@ -513,11 +544,20 @@ cdef class Step:
         float
             The loss before the update.
         """
+        cdef Py_ssize_t i
         with nogil:
+            for i in range(self.final_count):
+                memcpy(self.finals[i].copy, self.finals[i].place, self.finals[i].size)
             self.gradients(first, factor if last else 1.0)
             if last and isfinite(self.loss) and isfinite(self.norm):
                 self.update()
         return self.loss
+
+    def restore(self):
+        """Let the final states be what they were before the latest run."""
+        cdef Py_ssize_t i
+        for i in range(self.final_count):
+            memcpy(self.finals[i].place, self.finals[i].copy, self.finals[i].size)
 
     cdef void gradients(self, bint first, double factor) noexcept nogil:
         cdef Run* run = &self.run_
@@ -554,11 +594,11 @@ cdef class Step:
 
 
 def _default_threads():
-    """RNNCORE_NUM_THREADS, or the cores that this process may use."""
+    """RNNCORE_NUM_THREADS; or OMP_NUM_THREADS, by which pools of processes share a machine; or the usable cores."""
     wanted = os.environ.get("RNNCORE_NUM_THREADS")
     if not wanted:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(cores, MOST)
+        shared = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+        return max(1, min(int(shared) if shared.isdecimal() else machine.cores(), MOST))
     if not wanted.isdecimal() or not 1 <= int(wanted) <= MOST:
         raise ValueError(f"RNNCORE_NUM_THREADS must be a whole number of 1 ... {MOST}, got {wanted!r}")
     return int(wanted)

@@ -1,4 +1,5 @@
-/* A pool of threads that share one job at a time: (argument, part, parts), part 0 for the caller.
+/* A pool of threads that share one job at a time: (argument, part, parts), part 0 for the caller. A caller that finds
+   the pool at work for another one runs all parts itself.
 
    A submission to a Python pool costs some 50 microseconds; this costs one. Threads without a part are neither woken
    nor waited for; and the caller takes over the part of who has not come by the time that it has done its own. Waiting
@@ -127,7 +128,10 @@ static void rnn_parallel(rnn_job job, void* argument, ptrdiff_t parts) {
         job(argument, 0, 1);
         return;
     }
-    pthread_mutex_lock(&rnn_pool.turn);
+    if (pthread_mutex_trylock(&rnn_pool.turn) != 0) {      /* the pool works for another thread: no reason to wait */
+        for (part = 0; part < parts; part++) job(argument, part, parts);
+        return;
+    }
     rnn_grow(parts - 1);
     rnn_pool.job = job;
     rnn_pool.argument = argument;

@@ -434,6 +434,58 @@ def test_greedy_samples_are_what_the_model_predicts(task):
     assert drawn.tolist() == logits[0, 3:].argmax(axis=1).tolist()
 
 
+def test_temperature_0_takes_the_likeliest(task):
+    model = task.model(8, seed=3)
+    greedy = sample(model, task.vocabulary, "the", 20, temperature=0)
+    assert greedy == sample(model, task.vocabulary, "the", 20, top_k=1, seed=5)
+    p = sampling.distribution(np.array([[1.0, 3, 2], [5, 5, 0]]), 0, top_k=3, top_p=0.9)
+    np.testing.assert_array_equal(p, [[0, 1, 0], [1, 0, 0]])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_are_refused(value):
+    """They would give symbol 0 for ever."""
+    logits = np.zeros((2, 3))
+    logits[1, 2] = value
+    for options in ({}, {"temperature": 0}, {"top_k": 1}, {"top_p": 0.5}):
+        with pytest.raises(ValueError, match=rf"logits\[1, 2\] = {value}"):
+            sampling.distribution(logits, **options)
+    model = rc.SequenceModel(3, 2, 3)
+    model.params["head.bias"][1] = value
+    with pytest.raises(ValueError, match=rf"logits\[0, 1\] = {value}"):
+        sample(model, "abc", "a", 5)
+
+
+class Points:
+    """Stands for a generator that draws these."""
+
+    def __init__(self, *points):
+        self.points = points
+
+    def random(self, shape):
+        return np.array(self.points).reshape(shape)
+
+
+def test_a_symbol_of_probability_0_is_never_drawn():
+    """Not at the edges of the unit interval, nor where the probabilities do not add up to 1."""
+    last = np.nextafter(1, 0)
+    p = np.array([[0.0, 0.5, 0.5, 0.0]] * 3)
+    assert sampling._draw(p, Points(0, 0.5, last)).tolist() == [1, 2, 2]
+    tenths = np.array([[0.1] * 10 + [0.0]])
+    assert np.cumsum(tenths)[-1] < 1  # rounded
+    assert sampling._draw(tenths, Points(last)).tolist() == [9]
+
+
+def test_stop_is_the_last_token():
+    model = rc.SequenceModel(3, 2, 3, init="zeros")
+    whole = sampling.sample(model, [0], 30, count=40)
+    stopped = sampling.sample(model, [0], 30, count=40, stop=2)
+    for tokens, expected in zip(stopped, whole, strict=True):
+        end = expected.tolist().index(2) + 1 if 2 in expected else 30
+        assert tokens.tolist() == expected[:end].tolist()
+    assert sum(tokens[-1] == 2 for tokens in stopped) > 30
+
+
 def test_stop_ends_each_sample():
     model = rc.SequenceModel(3, 2, 3, init="zeros")
     samples = sample(model, "ab.", "a", 30, stop=".", count=50)
@@ -455,7 +507,7 @@ def test_seed_decides_what_is_drawn(task):
         ({"prompt": "x"}, ValueError, "'x' in 'x' is not in the vocabulary"),
         ({"length": 0}, ValueError, "length must be at least 1, got 0"),
         ({"count": 0}, ValueError, "count must be at least 1, got 0"),
-        ({"temperature": 0}, ValueError, r"temperature must lie in \(0, inf\), got 0"),
+        ({"temperature": -1}, ValueError, r"temperature must lie in \[0, inf\), got -1"),
         ({"top_k": 0}, ValueError, "top_k must be at least 1, got 0"),
         ({"top_p": 0}, ValueError, r"top_p must lie in \(0, inf\), got 0"),
         ({"top_p": 1.5}, ValueError, r"top_p must lie in \(0, 1\], got 1.5"),
@@ -467,9 +519,17 @@ def test_sampling_that_makes_no_sense(options, error, message):
         sample(rc.SequenceModel(2, 3, 2), "ab", **{"prompt": "a", "length": 3} | options)
 
 
-def test_only_logits_are_sampled_from():
-    with pytest.raises(ValueError, match="a model to sample from puts out logits, not softmax"):
-        sample(rc.SequenceModel(2, 3, 2, output_activation="softmax"), "ab", "a", 3)
+def test_samples_are_drawn_from_logits(task):
+    """Also where the model predicts probabilities, whose logarithms may be -inf."""
+    model = task.model(4)
+    model.params["head.weight"][...] *= 500
+    expected = sample(model, task.vocabulary, "the", 40, temperature=300.0)
+    rc.Trainer(model, "cross_entropy")
+    assert model.output_activation == "softmax"
+    assert sample(model, task.vocabulary, "the", 40, temperature=300.0) == expected
+    assert model.output_activation == "softmax"
+    with pytest.raises(ValueError, match="a model to sample from must end in a softmax, got 'sigmoid'"):
+        sample(rc.SequenceModel(2, 3, 2, output_activation="sigmoid"), "ab", "a", 3)
 
 
 # --- the published worked example ---
@@ -584,3 +644,17 @@ def test_only_full_backpropagation_solves_the_lag_at_once(seed):
     assert losses(full)[100] <= 0.012
     assert losses(full)[1000] <= 0.0005
     assert task.probabilities(full.model, ["vector"]) >= 0.995
+
+
+def test_a_byte_order_mark_is_no_character(tmp_path):
+    text = "the cat sat on the mat. " * 20
+    (tmp_path / "text.txt").write_text(f"\ufeff{text}", encoding="utf-8")
+    plain = CharLM(text, batch_size=2, chunk=8)
+    for marked in (f"\ufeff{text}", tmp_path / "text.txt"):
+        task = CharLM(marked, batch_size=2, chunk=8)
+        assert task.vocabulary == plain.vocabulary
+        assert task.ids.tolist() == plain.ids.tolist()
+        assert task.fingerprint() == plain.fingerprint()
+    assert CharLM(["\ufeffab", "b"]).words == ("ab", "b")
+    with pytest.raises(ValueError, match=r"words\[0\] must have characters"):
+        CharLM(["\ufeff"])

@@ -124,6 +124,28 @@ def test_words_from_a_file_are_learnt(rnncore, tmp_path):
     assert rnncore("sample", "runs/words/bptt-full", "--prompt", "u", "--top-k", 1).out == "up\n"
 
 
+def test_a_word_list_has_a_word_a_line(rnncore, tmp_path):
+    content = "\ufeffMary Ann\r\n\r\nJo\tE\r\n tab \u2028\r\n"
+    (tmp_path / "words.txt").write_bytes(content.encode())
+    assert (
+        rnncore("train", "words", "words.txt", "--bptt", 1, "--epochs", 1, "--quiet", "--out", "w").code == 0
+    )
+    metrics = json.loads((tmp_path / "w/bptt-1/metrics.json").read_text(encoding="utf-8"))
+    assert metrics["task"]["words"] == ["Mary Ann", "Jo\tE", " tab \u2028"]
+
+
+@pytest.mark.parametrize(("text", "begin"), [("ab\nc", "\n"), ("b c", " "), ("cb", "b")])
+def test_a_sample_without_a_prompt(rnncore, tmp_path, text, begin):
+    (tmp_path / "text.txt").write_text(text * 300, encoding="utf-8")
+    rnncore("train", "chars", "text.txt", *SMALL, "--steps", 1, "--quiet", "--out", "run")
+    result = rnncore("sample", "run", "--length", 5)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(begin)
+    assert len(result.out) == 7  # the prompt, what continues it, and the end of the line
+    greedy = rnncore("sample", "run", "--temperature", 0, "--count", 3, "--length", 5)
+    assert greedy.out == 3 * rnncore("sample", "run", "--top-k", 1, "--length", 5).out
+
+
 def test_without_matplotlib(rnncore, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert rnncore("train", "words", "to", "--epochs", 1, "--quiet", "--out", "w").code == 0
@@ -146,7 +168,7 @@ def test_without_matplotlib(rnncore, monkeypatch, tmp_path):
         (["sample", "nowhere"], "nowhere"),
         (["sample", "run", "--prompt", "Q"], "'Q' in 'Q' is not in the vocabulary"),
         (["sample", "run", "--prompt", ""], "prompt must hold at least one token"),
-        (["sample", "run", "--temperature", "0"], "temperature must lie in (0, inf)"),
+        (["sample", "run", "--temperature", "-1"], "temperature must lie in [0, inf)"),
         (["sample", "run", "--top-p", "2"], "top_p must lie in (0, 1]"),
         (["sample", "run", "--stop", "ab"], "stop must be a character"),
         (["sample", "sums"], "is no character model"),

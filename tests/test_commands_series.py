@@ -94,7 +94,7 @@ def test_train_series_and_forecast_from_the_folder(rnncore, table, tmp_path, ext
 def test_the_included_series(rnncore):
     result = rnncore("train", "series", "--steps", 3, "--quiet")
     assert result.code == 0
-    assert "seasonal_11 39.18" in result.out.splitlines()
+    assert "seasonal_11 39.1763" in result.out.splitlines()
     first = rnncore("forecast", "runs/series", "--steps", 1)
     assert first.out.splitlines()[0] == "row,sunspots"
     assert first.out.splitlines()[1].startswith("247,")
@@ -113,6 +113,23 @@ def test_what_was_chosen_is_told(rnncore, table, tmp_path):
     forecaster = rc.load(tmp_path / "runs" / "series" / "model.safetensors")  # alone, of raw values
     wave = np.sin(np.arange(200.0))
     assert forecaster.forecast(wave[:150], 50) == pytest.approx(wave[150:], abs=1e-3)
+
+
+@pytest.mark.parametrize("level", [123456791, -1e-9, 0, 5e9])
+def test_forecasts_have_digits_enough_to_tell_them_apart(rnncore, tmp_path, level):
+    """In relation to how much the series varies, not to how far from zero it is."""
+    scale = 1e-12 if level == -1e-9 else 1.0
+    rows = [f"{level + scale * np.sin(t / 3):.17g}" for t in range(200)]
+    (tmp_path / "s.csv").write_text("\n".join(["a", *rows]), encoding="utf-8")
+    rnncore("train", "series", "s.csv", "--column", "a", "--steps", 40, "--quiet", "--out", "run")
+    shown = [float(row["a"]) for row in csv.DictReader(rnncore("forecast", "run").out.splitlines())]
+    path = tmp_path / "run"
+    config = rc.load_extra(path / "model.safetensors")["task"]
+    del config["name"]
+    task = rc.tasks.Forecasting(**config)
+    expected = task.forecast(rc.load(path / "model.safetensors"))[:, 0]
+    assert len(set(shown)) == len(shown)
+    np.testing.assert_allclose(shown, expected, rtol=1e-15, atol=1e-6 * scale)
 
 
 def test_without_matplotlib(rnncore, monkeypatch, tmp_path):
@@ -136,7 +153,10 @@ def test_without_matplotlib(rnncore, monkeypatch, tmp_path):
         (["train", "series", "--column", "a"], ["--column", "FILE"]),
         (["train", "series", "table.csv", "--column", "height"], ["no column 'height'", "'wave'"]),
         (["train", "series", "table.csv", "--column", "name"], ["line 2", "name0"]),
-        (["train", "series", "table.csv", "--column", "wave", "--window", 99], ["64 rows to train on"]),
+        (
+            ["train", "series", "table.csv", "--column", "wave", "--window", 99],
+            ["80 rows, of which 64 are to train on", "window = 99"],
+        ),
         (["train", "series", "table.csv", "--column", "wave", "--held-out", 1], ["--held-out"]),
         (["forecast"], ["MODEL"]),
         (["forecast", "nowhere"], ["nowhere"]),

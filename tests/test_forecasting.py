@@ -154,8 +154,12 @@ def missing(row, column):
     [
         (missing(17, 1), {}, r"series\[17\] holds nan in column 1: a value is missing"),
         ([*RAMP, np.inf], {}, r"series\[40\] holds inf"),
-        (RAMP[:10], {"window": 20}, "series has 8 rows to train on, but a window and its horizon take 21"),
-        (RAMP, {"window": 3, "ahead": 9}, "series has 8 rows to evaluate on, but ahead = 9"),
+        (
+            RAMP[:10],
+            {"window": 20},
+            r"series has 10 rows, of which 8 are to train on .*, but window = 20 and horizon = 1 take 21",
+        ),
+        (RAMP, {"window": 3, "ahead": 9}, r"40 rows, of which 8 are to evaluate on .* ahead = 9 rows$"),
         (RAMP, {"window": 3, "season": 33}, "season = 33 is longer"),
         (RAMP[None, None], {}, "series must have shape"),
         (RAMP, {"window": 0}, "window must be at least 1"),
@@ -246,3 +250,40 @@ def test_sunspots_are_forecast_better_than_by_the_last_season():
     metrics = recipes.series(task, progress=False).metrics
     assert metrics["rmse_1"] < 22 < 33 < metrics["last_value_1"] < metrics["seasonal_1"]
     assert metrics["rmse_11"] < metrics["seasonal_11"] < metrics["last_value_11"]
+
+
+@pytest.mark.parametrize("value", [0.1, 14.62, 1e150, -3e-9, 0.0])
+def test_a_constant_column_has_deviation_1(value):
+    """As it is computed, that of equal numbers may be 2.6e-16."""
+    series = np.stack([np.sin(np.arange(200)), np.full(200, value)], axis=1)
+    task = Forecasting(series, window=5)
+    assert task.deviation[1] == 1
+    assert task.deviation[0] == pytest.approx(np.sin(np.arange(160)).std())
+    rounded = series.copy()
+    rounded[::3, 1] = np.nextafter(value, np.inf)
+    assert Forecasting(rounded, window=5).deviation[1] == (1 if value else task.deviation[1])
+
+
+def test_a_column_that_moves_when_held_out_leaves_the_other_alone():
+    t = np.arange(300)
+    series = np.stack([np.sin(t / 3), np.full(300, 14.62)], axis=1)
+    series[280:, 1] += 0.1
+    task = Forecasting(series, window=10, ahead=1)
+    trainer = rc.Trainer(task.model(16, cell="gru"), "mse", rc.Adam(lr=0.01), clip_norm=1.0)
+    trainer.fit(task, 300, progress=False)
+    assert task.evaluate(trainer.model)["rmse_1_column 0"] < 0.1
+
+
+def test_the_seasonal_baseline_goes_on_beyond_a_season():
+    """Every forecast repeats the last season before it, as often as need be."""
+    rng = np.random.default_rng(0)
+    series = rng.normal(size=60)
+    task = Forecasting(series, window=4, season=3, ahead=8)
+    errors = [
+        series[start : start + 8] - np.resize(series[start - 3 : start], 8) for start in range(48, 60 - 8 + 1)
+    ]
+    found = task.evaluate(Repeats())
+    assert found["seasonal_8"] == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-12)
+    assert found["seasonal_1"] == pytest.approx(
+        np.sqrt(np.mean((series[48:] - series[45:-3]) ** 2)), rel=1e-12
+    )

@@ -36,7 +36,7 @@ def test_layers(name):
         found = state if isinstance(state, tuple) else (state,)
         return {key.format(letter): array for letter, array in zip(letters, found, strict=True)}
 
-    y, final = layer.forward(arrays.pop("x"), state("{}_0"), arrays.pop("lengths"))
+    y, final = layer.forward(arrays.pop("x"), state("{}_0"), arrays.pop("lengths"), training=True)
     dx, dinitial = layer.backward(arrays.pop("dy"), state("d{}_n"))
     found = {"y": y, "dx": dx, **named("{}_n", final), **named("d{}_0", dinitial)}
     found |= {f"grad.{key}": grad for key, grad in layer.grads.items()}

@@ -71,7 +71,7 @@ def test_every_gradient(cell, options, shape, lengths):
     dy, dfinal = draw(N, T, layer.out_features, seed=20), states(layer, 30)
 
     def objective():
-        y, final = layer.forward(x, wrap(initial), lengths)
+        y, final = layer.forward(x, wrap(initial), lengths, training=True)
         return (y * dy).sum() + sum((a * b).sum() for a, b in zip(unwrap(final), dfinal, strict=True))
 
     objective()
@@ -88,7 +88,7 @@ def test_gradients_with_tokens(cell, options):
     ids, dy = np.array([[0, 2, 1, 1], [2, 2, 2, 0], [1, 1, 1, 1], [0, 1, 2, 0]]), draw(N, T, 2 * H)
 
     def objective():
-        return (layer.forward(ids, lengths=LENGTHS)[0] * dy).sum()
+        return (layer.forward(ids, lengths=LENGTHS, training=True)[0] * dy).sum()
 
     objective()
     dx, _ = layer.backward(dy)
@@ -103,7 +103,7 @@ def test_gradients_of_linear(bias):
     x, dy = draw(N, T, 3), draw(N, T, 5, seed=1)
 
     def objective():
-        return (layer.forward(x) * dy).sum()
+        return (layer.forward(x, training=True) * dy).sum()
 
     objective()
     assert relative_error(layer.backward(dy), central_differences(objective, x)) < 1e-7
@@ -115,7 +115,7 @@ def test_gradients_of_linear(bias):
 def test_embedding():
     layer = rc.Embedding(5, 2, dtype="float64", seed=0)
     ids, dy = np.array([[4, 0, 4], [1, 1, 2]]), draw(2, 3, 2)
-    np.testing.assert_array_equal(layer.forward(ids), layer.params["weight"][ids])
+    np.testing.assert_array_equal(layer.forward(ids, training=True), layer.params["weight"][ids])
     layer.backward(dy)
     expected = np.zeros((5, 2))
     for index, id_ in np.ndenumerate(ids):
@@ -126,10 +126,10 @@ def test_embedding():
 def test_gradients_add_up_until_zeroed():
     layer = make(rc.GRU)
     x, dy = draw(N, T, D), draw(N, T, H, seed=1)
-    layer.forward(x)
+    layer.forward(x, training=True)
     layer.backward(dy)
     once = {name: grad.copy() for name, grad in layer.grads.items()}
-    layer.forward(x)
+    layer.forward(x, training=True)
     layer.backward(dy)
     for name, grad in layer.grads.items():
         np.testing.assert_allclose(grad, 2 * once[name], rtol=1e-14)
@@ -140,9 +140,9 @@ def test_gradients_add_up_until_zeroed():
 def test_backward_of_the_state_alone():
     layer = make(rc.LSTM)
     x, dstate = draw(N, T, D), wrap(states(layer, 5))
-    layer.forward(x)
+    layer.forward(x, training=True)
     dx, _ = layer.backward(None, dstate)
-    layer.forward(x)
+    layer.forward(x, training=True)
     with_zeros, _ = layer.backward(np.zeros((N, T, H)), dstate)
     assert dx.any()
     np.testing.assert_array_equal(dx, with_zeros)
@@ -153,11 +153,11 @@ def test_backward_runs_once_after_each_forward():
     dy = draw(N, T, H)
     with pytest.raises(RuntimeError, match="backward runs once after each forward"):
         layer.backward(dy)
-    layer.forward(draw(N, T, D))
+    layer.forward(draw(N, T, D), training=True)
     layer.backward(dy)
     with pytest.raises(RuntimeError, match="backward runs once"):
         layer.backward(dy)
-    layer.forward(draw(N, T, D), training=False)
+    layer.forward(draw(N, T, D))
     with pytest.raises(RuntimeError, match="backward runs once"):
         layer.backward(dy)
 
@@ -205,10 +205,10 @@ def test_slope_of_prelu():
 def test_writing_into_a_parameter_takes_effect():
     layer = make(rc.RNN)
     x = draw(N, T, D)
-    before, _ = layer.forward(x)
+    before, _ = layer.forward(x, training=True)
     layer.params["weight_ih_l0"][...] = 0
     layer.params["weight_hh_l0"] *= 0  # Python assigns the array it changed: the same one
-    after, _ = layer.forward(x)
+    after, _ = layer.forward(x, training=True)
     bias = layer.params["bias_ih_l0"] + layer.params["bias_hh_l0"]
     np.testing.assert_allclose(after, np.broadcast_to(np.tanh(bias), after.shape), rtol=1e-13)
     assert not np.allclose(before, after)
@@ -225,7 +225,7 @@ def test_replacing_a_parameter_is_an_error():
 def test_parameters_given():
     params = {"weight": [[1, 2], [3, 4]], "bias": [5, 6]}
     layer = rc.Linear(2, 2, init=params)
-    np.testing.assert_array_equal(layer.forward([[[1, 0]]]), [[[6, 9]]])
+    np.testing.assert_array_equal(layer.forward([[[1, 0]]], training=True), [[[6, 9]]])
     with pytest.raises(ValueError, match=r"weight must have shape \(3, 2\), got \(2, 2\)"):
         rc.Linear(2, 3, init=params)
     with pytest.raises(ValueError, match="bias is unknown"):
@@ -238,12 +238,12 @@ def test_parameters_given():
 def test_copies_stand_alone(duplicate):
     layer = make(rc.GRU, num_layers=2, reset_after=False, bias="single", dropout=0.5)
     x = draw(N, T, D)
-    expected, _ = layer.forward(x, training=False)
+    expected, _ = layer.forward(x)
     other = duplicate(layer)
     assert other.config() == layer.config()
-    np.testing.assert_array_equal(other.forward(x, training=False)[0], expected)
+    np.testing.assert_array_equal(other.forward(x)[0], expected)
     layer.params["weight_hh_l0"][...] = 0
-    np.testing.assert_array_equal(other.forward(x, training=False)[0], expected)
+    np.testing.assert_array_equal(other.forward(x)[0], expected)
 
 
 def test_repr():
@@ -287,7 +287,7 @@ def test_elementary_equations(cell, options):
             else:
                 n = np.tanh(a[:, 2 * H :] + (reset * h) @ u[2 * H :].T + d[2 * H :])
             h = (1 - z) * n + z * h
-    y, final = layer.forward(x, wrap(initial))
+    y, final = layer.forward(x, wrap(initial), training=True)
     np.testing.assert_allclose(y[:, -1], h, rtol=1e-12)
     np.testing.assert_allclose(unwrap(final)[0][0], h, rtol=1e-12)
     if cell is rc.LSTM:
@@ -299,14 +299,16 @@ def test_elementary_equations(cell, options):
 def test_ragged_batch_is_each_sequence_alone(cell, options, bidirectional):
     layer = make(cell, **options, num_layers=2, bidirectional=bidirectional)
     x, initial = draw(N, T, D), states(layer, 10)
-    y, final = layer.forward(x, wrap(initial), LENGTHS)
+    y, final = layer.forward(x, wrap(initial), LENGTHS, training=True)
     for n, length in enumerate(LENGTHS):
         assert not y[n, length:].any()
         if length == 0:
             for a, b in zip(unwrap(final), initial, strict=True):
                 np.testing.assert_array_equal(a[:, n], b[:, n])
             continue
-        alone, last = layer.forward(x[n : n + 1, :length], wrap([s[:, n : n + 1] for s in initial]))
+        alone, last = layer.forward(
+            x[n : n + 1, :length], wrap([s[:, n : n + 1] for s in initial]), training=True
+        )
         np.testing.assert_allclose(y[n, :length], alone[0], rtol=1e-12)
         for a, b in zip(unwrap(final), unwrap(last), strict=True):
             np.testing.assert_allclose(a[:, n], b[:, 0], rtol=1e-12)
@@ -315,13 +317,13 @@ def test_ragged_batch_is_each_sequence_alone(cell, options, bidirectional):
 def test_padding_is_not_looked_at():
     layer = make(rc.LSTM)
     x, dy = draw(N, T, D), draw(N, T, H, seed=1)
-    y, _ = layer.forward(x, lengths=LENGTHS)
+    y, _ = layer.forward(x, lengths=LENGTHS, training=True)
     dx, _ = layer.backward(dy)
     grads = {name: grad.copy() for name, grad in layer.grads.items()}
     layer.zero_grad()
     for n, length in enumerate(LENGTHS):
         x[n, length:] = dy[n, length:] = np.nan
-    again, _ = layer.forward(x, lengths=LENGTHS)
+    again, _ = layer.forward(x, lengths=LENGTHS, training=True)
     np.testing.assert_array_equal(again, y)
     np.testing.assert_array_equal(layer.backward(dy)[0], dx)
     for name, grad in layer.grads.items():
@@ -331,7 +333,9 @@ def test_padding_is_not_looked_at():
 def test_tokens_are_one_hot_vectors():
     layer = make(rc.LSTM)
     ids = np.array([[0, 2, 1], [2, 2, 0]])
-    for found, expected in zip(layer.forward(ids), layer.forward(np.eye(D)[ids]), strict=True):
+    for found, expected in zip(
+        layer.forward(ids, training=True), layer.forward(np.eye(D)[ids], training=True), strict=True
+    ):
         np.testing.assert_allclose(found, expected, rtol=1e-14)
 
 
@@ -339,7 +343,7 @@ def test_nan_passes_through_forward():
     x = draw(2, 3, D)
     x[1, 1, 0] = np.nan
     for cell, options in CELLS:
-        y, _ = make(cell, **options).forward(x)
+        y, _ = make(cell, **options).forward(x, training=True)
         assert np.isnan(y[1, 1:]).all()
         assert np.isfinite(y[0]).all()
         assert np.isfinite(y[1, 0]).all()
@@ -348,10 +352,10 @@ def test_nan_passes_through_forward():
 def test_results_are_the_users_own():
     layer = make(rc.LSTM)
     x, dy = draw(N, T, D), draw(N, T, H, seed=1)
-    y, (h, c) = layer.forward(x)
+    y, (h, c) = layer.forward(x, training=True)
     dx, (dh, dc) = layer.backward(dy)
     kept = [array.copy() for array in (y, h, c, dx, dh, dc)]
-    layer.forward(2 * x)
+    layer.forward(2 * x, training=True)
     layer.backward(2 * dy)
     for array, expected in zip((y, h, c, dx, dh, dc), kept, strict=True):
         np.testing.assert_array_equal(array, expected)
@@ -361,19 +365,19 @@ def test_alternating_shapes():
     """Buffers are kept for several shapes and for training and inference: none may leak into another."""
     layer = make(rc.GRU, num_layers=2)
     batches = [draw(n, t, D, seed=n + t) for n in (1, 3, 4) for t in (1, 2, 5, 7)]
-    expected = [copy.copy(layer).forward(x)[0] for x in batches]
+    expected = [copy.copy(layer).forward(x, training=True)[0] for x in batches]
     for _ in range(2):
         for x, y in zip(batches, expected, strict=True):
-            np.testing.assert_array_equal(layer.forward(x, training=False)[0], y)
             np.testing.assert_array_equal(layer.forward(x)[0], y)
+            np.testing.assert_array_equal(layer.forward(x, training=True)[0], y)
 
 
 def test_full_after_ragged():
     layer = make(rc.LSTM, bidirectional=True)
     x = draw(N, T, D)
-    expected, _ = layer.forward(x)
-    layer.forward(x, lengths=LENGTHS, state=wrap(states(layer, 1)))
-    np.testing.assert_array_equal(layer.forward(x)[0], expected)
+    expected, _ = layer.forward(x, training=True)
+    layer.forward(x, lengths=LENGTHS, state=wrap(states(layer, 1)), training=True)
+    np.testing.assert_array_equal(layer.forward(x, training=True)[0], expected)
 
 
 @settings(max_examples=30, deadline=None)
@@ -391,7 +395,7 @@ def test_shapes(n, t, d, h, depth, bidirectional, cell, data):
     layer = cell(d, h, depth, bidirectional=bidirectional, seed=0)
     lengths = data.draw(st.none() | st.lists(st.integers(0, t), min_size=n, max_size=n))
     x = np.ones((n, t, d))
-    y, final = layer.forward(x, lengths=lengths)
+    y, final = layer.forward(x, lengths=lengths, training=True)
     directions = 2 if bidirectional else 1
     assert y.shape == (n, t, h * directions)
     assert y.dtype == np.float32
@@ -409,14 +413,14 @@ def test_dropout_between_layers():
     for name, value in layer.params.items():  # the second layer adds up what the first one lets through
         value[...] = {"weight_ih_l1": 1, "bias_ih_l0": 0.5}.get(name, 0)
     x = np.zeros((40, 5, D))
-    plain, _ = layer.forward(x, training=False)
+    plain, _ = layer.forward(x)
     np.testing.assert_allclose(plain, 25)
-    y, _ = layer.forward(x)
+    y, _ = layer.forward(x, training=True)
     kept = y[:, :, 0] * 0.75 / 0.5  # units let through, each scaled by 1 / (1 - p)
     np.testing.assert_allclose(kept, kept.round(), atol=1e-9)
     assert abs(kept.mean() / 50 - 0.75) < 0.02
     assert kept.std() > 1
-    assert not np.array_equal(y, layer.forward(x)[0])
+    assert not np.array_equal(y, layer.forward(x, training=True)[0])
 
 
 def test_dropout_has_the_gradient_of_its_mask():
@@ -426,7 +430,7 @@ def test_dropout_has_the_gradient_of_its_mask():
 
     def objective():
         layer.rng.bit_generator.state = state  # the same masks again
-        return (layer.forward(x, lengths=LENGTHS)[0] * dy).sum()
+        return (layer.forward(x, lengths=LENGTHS, training=True)[0] * dy).sum()
 
     objective()
     dx, _ = layer.backward(dy)
@@ -437,6 +441,8 @@ def test_dropout_has_the_gradient_of_its_mask():
 
 def test_the_seed_decides():
     x = draw(N, T, D)
-    y, again, other = (rc.LSTM(D, H, 2, dropout=0.5, seed=seed).forward(x)[0] for seed in (3, 3, 4))
+    y, again, other = (
+        rc.LSTM(D, H, 2, dropout=0.5, seed=seed).forward(x, training=True)[0] for seed in (3, 3, 4)
+    )
     np.testing.assert_array_equal(y, again)
     assert not np.array_equal(y, other)

@@ -50,6 +50,8 @@ def trained(
         {"bidirectional": True, "dtype": "float64"},
         {"output": "last", "embedding_size": 9},
         {"hidden_size": 140},
+        {"dropout": 0.5},
+        {"dropout": 0.3, "bidirectional": True, "output": "last"},
     ],
 )
 @pytest.mark.parametrize("N", [3, 21, 40])
@@ -61,6 +63,26 @@ def test_the_number_of_threads_changes_no_bit(cell, options, N, ragged):
         shared = trained(threads, cell, N, lengths, **options)
         for name, value in one.items():
             np.testing.assert_array_equal(shared[name], value, err_msg=f"{threads} threads: {name}")
+
+
+def test_a_run_resumed_on_another_number_of_threads_ends_with_the_same_bits(tmp_path):
+    task = rc.tasks.SequenceRegression(
+        np.random.default_rng(0).normal(size=(50, 60, 4)),
+        np.random.default_rng(1).normal(size=50),
+        held_out=0,
+    )
+
+    def run(threads, steps, path, **options):
+        rc.set_num_threads(threads)
+        model = rc.SequenceModel(4, 90, 1, "gru", 2, input="dense", output="last", dropout=0.4)
+        trainer = rc.Trainer(model, "mse", seed=0)
+        trainer.fit(task, steps, checkpoint=path, progress=False, **options)
+        return model.state_dict()
+
+    whole = run(1, 6, tmp_path / "whole")
+    run(3, 3, tmp_path / "half")
+    for name, value in run(2, 6, tmp_path / "half", resume=True).items():
+        np.testing.assert_array_equal(value, whole[name])
 
 
 def shared_batch(cell: str, **options) -> tuple[rc.Trainer, np.ndarray, np.ndarray, np.ndarray]:

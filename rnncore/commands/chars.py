@@ -27,6 +27,8 @@ from rnncore.files import replacing
 from rnncore.tasks import CharLM, gradients
 from rnncore.tasks.characters import END, decode, read, sample
 
+__all__ = ["draw_gradients", "reach", "sample_text", "train_chars", "train_words"]
+
 SHOWN = 300  # characters of the sample after training
 
 
@@ -203,7 +205,7 @@ def _words(words: tuple[str, ...]) -> list[str]:
         return list(words)
     path = Path(words[0])
     if path.is_file():
-        return [line.strip() for line in read(path).splitlines() if line.strip()]
+        return [word for word in read(path).split("\n") if word]
     if path.suffix or len(path.parts) > 1:  # nobody means to learn "words.txt" by heart
         raise ValueError(f"there is no file {words[0]}")
     return list(words)
@@ -223,11 +225,14 @@ def _show_probabilities(run: recipes.Run[CharLM]) -> None:
 @click.command("sample")
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "--prompt", help="What to continue.  [default: a new line; for words the first letter of the first]"
+    "--prompt",
+    help="What to continue.  [default: a new line, if the text has any; for words the first letter]",
 )
 @click.option("--length", type=click.IntRange(min=1), default=500, show_default=True, help="At most.")
 @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Number of samples.")
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="Below 1: fewer surprises.")
+@click.option(
+    "--temperature", type=float, default=1.0, show_default=True, help="Below 1: fewer surprises; 0: none."
+)
 @click.option("--top-k", type=click.IntRange(min=1), help="Draw from the K likeliest characters only.")
 @click.option("--top-p", type=float, help="Draw from the likeliest that together have probability P.")
 @click.option("--stop", help="Character that ends a sample.  [default: none; of words the newline]")
@@ -242,7 +247,7 @@ def sample_text(model: Path, prompt: str | None, stop: str | None, **options: An
     except KeyError:
         raise ValueError(f"{path} is no character model: rnncore train chars, or words, makes one") from None
     if prompt is None:
-        prompt = words[0][0] if words else END
+        prompt = words[0][0] if words else next(c for c in f"{END} {vocabulary}" if c in vocabulary)
     if stop is None and words:
         stop = END
     for text in sample(network, vocabulary, prompt, stop=stop, **options):

@@ -17,6 +17,22 @@ import click
 from rnncore import pictures, recipes
 from rnncore.files import load_extra, replacing
 
+__all__ = [
+    "EXPECTED",
+    "begin",
+    "checkpoint_options",
+    "finish",
+    "kept",
+    "message",
+    "model_file",
+    "show_metrics",
+    "show_outcome",
+    "shows_progress",
+    "task_config",
+    "training_options",
+    "verbose_option",
+]
+
 Command = Callable[..., Any]
 
 CHECKPOINT, RECORD = "checkpoint.safetensors", "run.json"
@@ -255,7 +271,7 @@ def show_metrics(metrics: dict[str, float]) -> None:
         if kind == "exact":
             click.echo(f"exact sums of {bits:>2} bits  {value:.2%}")
         else:
-            click.echo(f"{name} {value:.4g}")
+            click.echo(f"{name} {value:.6g}")
 
 
 def show_outcome(run: recipes.Run[Any], verbose: bool) -> None:

@@ -26,6 +26,8 @@ from rnncore.models import Sequential
 from rnncore.tasks import Forecaster, Forecasting, NoisySine
 from rnncore.tasks.forecasting import read_csv
 
+__all__ = ["forecast", "train_series", "train_sine"]
+
 Training = Callable[[], recipes.Run[Forecasting]]
 
 TASKS: dict[str, type[Forecasting]] = {"series": Forecasting, "sine": NoisySine}
@@ -199,7 +201,8 @@ def forecast(model: Path, start: int | None, steps: int | None) -> None:
     predicted = task.forecast(network, start, steps)
     click.echo(",".join(["row", *task.columns]))
     for row, values in enumerate(predicted.tolist(), start):
-        click.echo(",".join([str(row), *(f"{value:.6g}" for value in values)]))
+        numbers = (f"{value:.{places}f}" for value, places in zip(values, task.decimals, strict=True))
+        click.echo(",".join([str(row), *numbers]))
     _draw(task, network, path.with_name("forecast.png"), start, steps)
 
 

@@ -10,6 +10,8 @@ import click
 from rnncore import recipes
 from rnncore.commands.common import begin, checkpoint_options, finish, shows_progress, training_options
 
+__all__ = ["train_adding_problem", "train_reber", "train_temporal_order"]
+
 
 @click.command("adding-problem")
 @click.option("--length", type=click.IntRange(min=2), default=100, show_default=True, help="Steps.")

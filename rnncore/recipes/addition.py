@@ -13,6 +13,8 @@ from rnncore.tasks import BinaryAddition
 from rnncore.tasks.addition import encode, report, score
 from rnncore.trainer import History, Trainer
 
+__all__ = ["addition", "tutorial_addition"]
+
 
 def addition(
     seed: int = 0, steps: int = 800, *, progress: bool = True, checkpoints: Mapping[str, Any] | None = None

@@ -14,6 +14,8 @@ from rnncore.schedules import Cosine, EarlyStopping
 from rnncore.tasks import CharLM
 from rnncore.trainer import Trainer
 
+__all__ = ["characters"]
+
 VALIDATION = 0.1  # part of the training part, and
 MOST_VALIDATION = 16_000  # characters at most: enough to tell when to stop
 LARGE = 700_000  # characters of a training part that cannot be learnt by heart within the budget

@@ -18,6 +18,8 @@ from rnncore.tasks.baselines import MOST, Baseline, best, futures, histories, th
 from rnncore.tasks.forecaster import NETWORKS, Correction, Window, baseline
 from rnncore.trainer import History, Trainer
 
+__all__ = ["Residuals", "series"]
+
 LEAST_ROWS, LEAST_WINDOWS = 50, 30  # of a series, and to train on: a network learns nothing from fewer
 MOST_WINDOWS = 20_000  # to train on
 LEAST_UPDATES, MOST_UPDATES, EPOCHS = 300, 1500, 60

@@ -13,6 +13,8 @@ from rnncore.schedules import Cosine
 from rnncore.tasks import Forecasting, NoisySine
 from rnncore.trainer import Trainer
 
+__all__ = ["network_series", "sine", "tutorial_sine"]
+
 
 def network_series(
     task: Forecasting,

@@ -11,6 +11,8 @@ from rnncore.schedules import Cosine
 from rnncore.tasks import AddingProblem, EmbeddedReber, TemporalOrder
 from rnncore.trainer import Trainer
 
+__all__ = ["adding_problem", "reber", "temporal_order"]
+
 
 def adding_problem(
     seed: int = 0,

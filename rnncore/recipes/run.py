@@ -21,6 +21,8 @@ from rnncore.schedules import Schedule
 from rnncore.tasks import Task
 from rnncore.trainer import History, Trainer
 
+__all__ = ["AnyTask", "Run", "WrittenTask", "phase", "train"]
+
 
 class WrittenTask(Task, Protocol):
     """A task that can tell how it is made, and draw its metrics."""

@@ -8,6 +8,8 @@ from typing import Any
 from rnncore.tasks import Forecasting
 from rnncore.tasks.forecaster import NETWORKS
 
+__all__ = ["verdict"]
+
 # names in metrics: in words, and as what is tried begins
 BASELINES = {
     "last_value": ("the last value", "last value"),

@@ -12,6 +12,8 @@ from rnncore.schedules import Cosine
 from rnncore.tasks import CharLM
 from rnncore.trainer import Trainer
 
+__all__ = ["tutorial_words", "words"]
+
 EPOCHS = 600  # by which 300 words are learnt by heart
 UPDATES = 30_000  # the most by default: half a minute
 POINTS = 60  # of the curve

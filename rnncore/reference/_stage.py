@@ -10,6 +10,8 @@ import numpy as np
 
 from rnncore.rows import Rows
 
+__all__ = ["Stage", "gradient", "sigmoid", "softmax"]
+
 
 class Stage:
     """A piece of the network with its arrays bound once: it runs without arguments.
@@ -19,6 +21,12 @@ class Stage:
     """
 
     rows: Rows
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that belong to the stage alone."""
+        own = (value if isinstance(value, list) else [value] for value in vars(self).values())
+        return sum(a.nbytes for arrays in own for a in arrays if isinstance(a, np.ndarray))
 
     def pack(self) -> None:
         """Read the weights; NumPy reads them in place."""

@@ -11,6 +11,8 @@ from rnncore.reference._stage import Stage
 from rnncore.reference.losses import Loss
 from rnncore.reference.optimizers import Rule
 
+__all__ = ["Forward", "Step", "get_num_threads", "num_threads_to_come", "set_num_threads"]
+
 
 class Forward:
     """A forward pass through several stages in one call.
@@ -50,6 +52,8 @@ class Step:
         Forward order; the last is the loss.
     buffers : list of ndarray, (count, N, width)
         Gradients of the states, zeroed before the backward pass.
+    finals : list of ndarray, (count, N, width)
+        The final states; `restore` takes a run back.
     rules : list of Rule
         One for each flat parameter, whose gradient is zeroed too.
     settings : ndarray of float64
@@ -67,6 +71,7 @@ class Step:
         self,
         stages: Sequence[Stage],
         buffers: Sequence[np.ndarray],
+        finals: Sequence[np.ndarray],
         rules: Sequence[Rule],
         settings: np.ndarray,
         *,
@@ -77,6 +82,7 @@ class Step:
         assert isinstance(loss, Loss)
         self.stages, self.value = stages, loss.value
         self.buffers, self.rules, self.settings = buffers, rules, settings
+        self.finals, self.finals_before = finals, [final.copy() for final in finals]
         self.clip_norm, self.clip_value = clip_norm, clip_value
         self.loss = self.norm = math.nan
 
@@ -99,10 +105,17 @@ class Step:
         float
             The loss before the update.
         """
+        for final, before in zip(self.finals, self.finals_before, strict=True):
+            before[...] = final
         self.gradients(first, factor if last else 1.0)
         if last and math.isfinite(self.loss) and math.isfinite(self.norm):
             self.update()
         return self.loss
+
+    def restore(self) -> None:
+        """Let the final states be what they were before the latest run."""
+        for final, before in zip(self.finals, self.finals_before, strict=True):
+            final[...] = before
 
     def gradients(self, first: bool, factor: float) -> None:
         """Run the network forward and back, and multiply the gradients so far by the factor."""

@@ -14,6 +14,24 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+__all__ = [
+    "Autoregression",
+    "Baseline",
+    "LastSeason",
+    "LastValue",
+    "autoregressions",
+    "best",
+    "candidates",
+    "errors",
+    "find_season",
+    "from_plain",
+    "futures",
+    "histories",
+    "orders",
+    "plain",
+    "thin",
+]
+
 FITTED = 20_000  # rows that an autoregression is fitted to: the latest ones, since more change little
 NEAR = 1.02  # errors that differ by less do not tell two baselines apart
 MOST = 1000  # forecasts by which baselines are compared, and rows of a season that is found

@@ -18,10 +18,13 @@ from rnncore import checks, initializers, pictures
 from rnncore.models import SequenceModel, Sequential
 from rnncore.tasks import sampling
 from rnncore.tasks.ngrams import witten_bell
-from rnncore.tasks.task import Batch
+from rnncore.tasks.task import Batch, digest, written
+
+__all__ = ["END", "CharLM", "cross_entropy", "decode", "default_text", "encode", "one_hot", "read", "sample"]
 
 DEFAULT_TEXT = "pydoc_data.topics"  # Python's language reference, which every CPython has
 END = "\n"  # of a word
+MARK = "\ufeff"  # with which some programs begin a file; no part of the text
 # Sizes by the length of a text, in characters, chosen by the loss on texts of 10 kB to 1 MB.
 SMALL_TEXT = 30_000  # up to here characters are embedded: fewer weights to learn
 LARGE_TEXT = 300_000  # from here on chunks are twice as long
@@ -87,6 +90,8 @@ class CharLM:
             self.source, text = DEFAULT_TEXT, default_text()
         elif isinstance(text, Path):
             self.source, text = str(text.resolve()), read(text)
+        if isinstance(text, str):
+            text = text.removeprefix(MARK)
         self.words = () if isinstance(text, str) else _words(text)
         characters = text if isinstance(text, str) else "".join([*self.words, END])
         self.longest = max(map(len, self.words), default=0)
@@ -149,6 +154,17 @@ class CharLM:
             data = {"words": list(self.words)}
         options = ("held_out", "batch_size", "chunk", "order")
         return {"vocabulary": self.vocabulary, **data, **{name: getattr(self, name) for name in options}}
+
+    def __repr__(self) -> str:
+        size = f"{len(self.words)} words" if self.words else f"a text of {len(self.ids):,}"
+        options = {name: getattr(self, name) for name in ("held_out", "batch_size", "chunk", "order")}
+        return written(self, size, f"{len(self.vocabulary)} different characters", **options)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the batches depend on."""
+        options = ("held_out", "batch_size", "chunk")
+        data = {"text": digest(self.ids, self.vocabulary), "words": digest(self.words)}
+        return {**data, **{name: getattr(self, name) for name in options}}
 
     def _checksum(self) -> int:
         return zlib.crc32(decode(self.ids, self.vocabulary).encode())
@@ -330,7 +346,7 @@ def default_text() -> str:
 
 
 def read(path: Path) -> str:
-    """Return the text of a UTF-8 file.
+    """Return the text of a UTF-8 file, without a byte order mark.
 
     Raises
     ------
@@ -338,7 +354,7 @@ def read(path: Path) -> str:
         If it is no UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8").removeprefix(MARK)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is no UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}"
@@ -417,6 +433,8 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def _words(words: Iterable[str]) -> tuple[str, ...]:
     """Return words as a tuple; each must have a character, and no end within."""
     found = tuple(words)
+    if found and isinstance(found[0], str):
+        found = (found[0].removeprefix(MARK), *found[1:])
     for i, word in enumerate(found):
         if not isinstance(word, str):
             raise TypeError(f"words[{i}] must be a string, got {word!r}")

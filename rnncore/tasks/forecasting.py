@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,8 +13,9 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from rnncore import checks, pictures
-from rnncore.layers import State
 from rnncore.models import SequenceModel, Sequential
+from rnncore.network import State
+from rnncore.tasks import scaling
 from rnncore.tasks.baselines import (
     MOST,
     Autoregression,
@@ -29,7 +31,9 @@ from rnncore.tasks.baselines import (
     thin,
 )
 from rnncore.tasks.forecaster import NETWORKS, Forecaster
-from rnncore.tasks.task import Batch
+from rnncore.tasks.task import Batch, digest, written
+
+__all__ = ["Forecasting", "NoisySine", "read_csv"]
 
 BLOCK = 4096  # forecasts that are made at once
 WATCHED = 200  # forecasts by which training is watched
@@ -67,7 +71,7 @@ class Forecasting:
     batch_size : int, default 32
         N; what is left of the windows when they are dealt out waits for another epoch.
     columns : sequence of str, optional
-        Names of the columns.
+        Names of the columns; if not given, those of a data frame.
 
     Attributes
     ----------
@@ -81,7 +85,7 @@ class Forecasting:
     found_season : bool
         Whether `season` was looked for.
     mean, deviation : ndarray of float64, (C,)
-        Of the training part; a column that is constant there counts as of deviation 1.
+        Of the training part; a column that is constant there, but for rounding, counts as of deviation 1.
 
     Raises
     ------
@@ -112,7 +116,7 @@ class Forecasting:
         self.batch_size = checks.integer("batch_size", batch_size)
         self.series = _series(series)
         S, C = self.series.shape
-        self.columns = [f"column {c}" for c in range(C)] if columns is None else list(columns)
+        self.columns = _names(series, C) if columns is None else list(columns)
         if len(self.columns) != C:
             raise ValueError(f"columns must name {C} columns, got {len(self.columns)}")
         self.split = S - round(self.held_out * S)
@@ -126,8 +130,8 @@ class Forecasting:
         self.window = checks.integer("window", window)
         if self.split < self.window + self.horizon:
             raise ValueError(
-                f"series has {self.split} rows to train on, "
-                f"but a window and its horizon take {self.window + self.horizon}"
+                f"series has {S} rows, of which {self.split} are to train on (held_out = {self.held_out:g}), "
+                f"but window = {self.window} and horizon = {self.horizon} take {self.window + self.horizon}"
             )
         if ahead is None:
             ahead = max(min(self.season or self.window, S - self._first), 1)
@@ -137,12 +141,14 @@ class Forecasting:
         if self.season is not None and self.season > self.split:
             raise ValueError(f"season = {self.season} is longer than the training part of {self.split} rows")
         if S - self.ahead < self._first:
-            raise ValueError(f"series has {S - self._first} rows to evaluate on, but ahead = {self.ahead}")
+            raise ValueError(
+                f"series has {S} rows, of which {S - self._first} are to evaluate on "
+                f"(held_out = {self.held_out:g}), but forecasts are of ahead = {self.ahead} rows"
+            )
         self._fitted: list[list[Baseline]] = []
         self._known: dict[tuple[int, int], dict[str, list[float]]] = {}
         train = self.series[: self.split]
-        deviation = train.std(axis=0)
-        self.mean, self.deviation = train.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
+        self.mean, self.deviation = train.mean(axis=0), scaling.deviation(train)
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make such a task again."""
@@ -159,6 +165,15 @@ class Forecasting:
             "columns": self.columns,
         }
 
+    def __repr__(self) -> str:
+        S, C = self.series.shape
+        options = {name: value for name, value in self.config().items() if name not in ("series", "columns")}
+        return written(self, f"{S} rows of {C} column{'s' if C > 1 else ''}", **options)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the batches depend on."""
+        return {**self.config(), "series": digest(self.series)}
+
     @property
     def truth(self) -> np.ndarray:
         """What forecasts begin with and are compared with, (S, C)."""
@@ -168,6 +183,11 @@ class Forecasting:
     def _first(self) -> int:
         """Row that the first forecast to evaluate begins with."""
         return self.split if self.held_out else max(self.window, self.season or 0)
+
+    @property
+    def decimals(self) -> list[int]:
+        """Decimal places of each column that tell a millionth of its deviation."""
+        return [max(0, 6 - math.floor(math.log10(deviation))) for deviation in self.deviation.tolist()]
 
     def model(self, hidden_size: int = 32, **options: Any) -> SequenceModel:
         """Return a network for the task; options as for `rnncore.SequenceModel`."""
@@ -475,6 +495,13 @@ def _number(text: str | None, place: str) -> float:
     if not np.isfinite(value):
         raise ValueError(f"{place} must be a number, got {text or 'nothing'!r}")
     return value
+
+
+def _names(series: Any, count: int) -> list[str]:
+    """Return the names of columns: those of a data frame or of one of its columns, or else their numbers."""
+    name = getattr(series, "name", None)
+    given = getattr(series, "columns", [] if name is None else [name])
+    return [str(column) for column in given] or [f"column {c}" for c in range(count)]
 
 
 def _series(value: npt.ArrayLike) -> np.ndarray:

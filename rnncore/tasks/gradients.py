@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rnncore.layers import State
 from rnncore.models import Sequential
+from rnncore.network import Pass
+
+__all__ = ["norms"]
 
 
 def norms(model: Sequential, x: npt.ArrayLike, y: npt.ArrayLike) -> np.ndarray:
@@ -32,27 +33,27 @@ def norms(model: Sequential, x: npt.ArrayLike, y: npt.ArrayLike) -> np.ndarray:
     ndarray of float64, (T,)
         Of ∂ loss / ∂ h_t, h_t being the output of the last recurrent layer; the mean over sequences.
     """
-    model = copy.deepcopy(model)  # its gradients and latest forward pass stay as they are
-    layers: dict[str, Any] = model.layers
-    rnn, head = layers["rnn"], layers["head"]
-    x = np.asarray(x) if "embedding" not in layers else layers["embedding"].forward(x)
+    model = copy.deepcopy(model)  # its gradients stay as they are
+    rnn, head = model.layers["rnn"], model.layers["head"]
+    x = model.layers["embedding"].run(x).output if "embedding" in model.layers else np.asarray(x)
     N, T = x.shape[:2]
-    states: list[State] = [None]
+    steps: list[Pass] = []
     for t in range(T):
-        h, state = rnn.forward(x[:, t : t + 1], states[-1])
-        states.append(state)
-    z = head.forward(h)
-    dz = np.exp(z - z.max(axis=2, keepdims=True))
+        before = steps[-1].state if steps else None
+        steps.append(rnn.run(x[:, t : t + 1], state=before, dropout=False))
+    out = head.run(steps[-1].output)
+    dz = np.exp(out.output - out.output.max(axis=2, keepdims=True))
     dz /= dz.sum(axis=2, keepdims=True)
     dz[np.arange(N), 0, np.asarray(y)] -= 1
-    dh = head.backward(dz)
+    dh, _ = out.backward(dz)
+    assert dh is not None
     found = [_norm(dh[:, 0])]
     arriving = None
-    for t in range(T - 1, 0, -1):
-        rnn.forward(x[:, t : t + 1], states[t])
-        _, arriving = rnn.backward(dh, arriving)
-        dh = np.zeros_like(dh)  # behind the last step the loss sees the state alone
-        found.append(_norm((arriving[0] if rnn.states > 1 else arriving)[-1]))
+    for step in steps[:0:-1]:
+        _, arriving = step.backward(dh, arriving)
+        dh = None
+        h = arriving[0] if isinstance(arriving, tuple) else arriving
+        found.append(_norm(h[-1]))
     return np.array(found[::-1])
 
 

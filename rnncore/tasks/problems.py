@@ -19,7 +19,9 @@ import numpy as np
 
 from rnncore import checks, pictures
 from rnncore.models import SequenceModel, Sequential
-from rnncore.tasks.task import Batch
+from rnncore.tasks.task import Batch, written
+
+__all__ = ["REBER", "AddingProblem", "EmbeddedReber", "Problem", "TemporalOrder"]
 
 WATCHED, TESTED = 500, 2000  # sequences to validate and to evaluate on
 
@@ -40,6 +42,13 @@ class Problem(ABC):
     def __init__(self, batch_size: int, seed: int) -> None:
         self.batch_size = checks.integer("batch_size", batch_size)
         self.seed = checks.integer("seed", seed, minimum=0)
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a task again."""
+
+    def __repr__(self) -> str:
+        return written(self, **self.config())
 
     @abstractmethod
     def sample(self, count: int, rng: np.random.Generator) -> Batch:
