@@ -51,7 +51,7 @@ def integer(name: str, value: Any, minimum: int = 1) -> int:
 
 def real(name: str, value: Any, low: float = 0.0, high: float = math.inf, *, open_low: bool = False) -> float:
     """Return value as a finite float in [low, high), or in (low, high) if `open_low`."""
-    if isinstance(value, bool | str | bytes):
+    if isinstance(value, bool | np.bool_ | str | bytes):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
         number = float(value)

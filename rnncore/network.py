@@ -226,17 +226,17 @@ class Network(ABC):
         out: np.ndarray | None = None
         states: list[State] = []
         for first in range(0, N, rows):
-            y, state = self._infer_some(batch.some(slice(first, first + rows)), read)
+            y, state = self._infer_some(batch.some(slice(first, first + rows)), read, first)
             out = np.empty((N, *y.shape[1:]), y.dtype) if out is None else out
             out[first : first + rows] = y
             states.append(state)
         assert out is not None
         return out, _join(states)
 
-    def _infer_some(self, batch: Checked, read: Reader) -> tuple[np.ndarray, State]:
+    def _infer_some(self, batch: Checked, read: Reader, first: int = 0) -> tuple[np.ndarray, State]:
         key, plan = self._take(batch, training=False)
         try:
-            plan.load(batch.x, batch.lengths, batch.states)
+            plan.load(batch.x, batch.lengths, batch.states, first)
             plan.pack()
             plan.forward()
             return read(self, plan)

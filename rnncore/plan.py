@@ -271,8 +271,16 @@ class Plan:
 
     # the batch in
 
-    def load(self, x: np.ndarray, lengths: np.ndarray | None = None, states: States | None = None) -> None:
+    def load(
+        self,
+        x: np.ndarray,
+        lengths: np.ndarray | None = None,
+        states: States | None = None,
+        first: int = 0,
+    ) -> None:
         """Take a batch in: x (N, T, D) or (N, T), whose values alone are left to check.
+
+        It may be part of a larger one, of which it has the sequences from `first` on.
 
         Raises
         ------
@@ -284,7 +292,7 @@ class Plan:
         if self.rows.most > 1 and self.rows.shares != (shares := self._forward.shares):
             self.rows.share(shares)
         if not self.intake.take(x):
-            self._refuse("x", x, self.x.value[: self.rows.M], self._bounds, self._expected)
+            self._refuse("x", x, self.x.value[: self.rows.M], self._bounds, self._expected, first=first)
         self.load_states(states)
 
     def load_step(self, x_t: np.ndarray) -> None:
@@ -345,13 +353,15 @@ class Plan:
         bounds: tuple[float, float],
         expected: str,
         last: bool = False,
+        first: int = 0,
     ) -> NoReturn:
         """Raise ValueError for the first of the packed values outside the bounds, as it was given."""
         wrong = checks.first_outside(packed, bounds)
         assert wrong is not None
         place = self._place(wrong, last)[: given.ndim]  # a target's only output may have no axis
         value = _as_given(given[place], packed[wrong])
-        raise ValueError(f"{name}[{', '.join(map(str, place))}] = {value}, {expected}")
+        n, *rest = place
+        raise ValueError(f"{name}[{', '.join(map(str, [first + n, *rest]))}] = {value}, {expected}")
 
     @property
     def draws(self) -> bool:

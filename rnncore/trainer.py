@@ -81,10 +81,10 @@ class Option:
         self._name = f"_{name}"
 
     def __get__(self, trainer: Trainer, owner: type | None = None) -> Any:
-        return self if trainer is None else trainer.__dict__[self._name]
+        return self if trainer is None else getattr(trainer, self._name)
 
     def __set__(self, trainer: Trainer, value: Any) -> None:
-        trainer.__dict__[self._name] = self._check(trainer, value)
+        setattr(trainer, self._name, self._check(trainer, value))
         trainer._plans, trainer._key = Plans(), None
 
 
@@ -94,7 +94,7 @@ def _check_clip(name: str, other: str) -> Callable[[Trainer, Any], float | None]
     def check(trainer: Trainer, value: Any) -> float | None:
         if value is None:
             return None
-        if trainer.__dict__.get(f"_{other}") is not None:
+        if getattr(trainer, f"_{other}", None) is not None:
             raise ValueError("clip_norm and clip_value exclude each other")
         return checks.real(name, value, open_low=True)
 
@@ -352,7 +352,7 @@ class Trainer:
 
     def _run(self, plan: Plan, first: bool = True, last: bool = True, factor: float = 1.0) -> float:
         """Learn from the batch that a plan holds; arguments as for its step."""
-        rng = self.model.rng
+        rng = self._model.rng  # at every step: a property takes longer
         generator = rng.bit_generator.state if plan.draws else None
         plan.draw(rng)
         step = plan.step
@@ -599,6 +599,8 @@ class Trainer:
 
     def evaluate(self, task: Task) -> dict[str, float]:
         """Return how well the model does on what the task holds out: ``task.evaluate(model)``."""
+        if not callable(getattr(task, "evaluate", None)):
+            raise TypeError(f"task must be one with a method evaluate, got {type(task).__name__}")
         return task.evaluate(self.model)
 
     def _load(

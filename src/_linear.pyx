@@ -6,8 +6,8 @@ from _gemm cimport (
 )
 from _math cimport dot, real
 from _plan cimport (
-    Band, Blocks, OverPortion, OverRows, OverTiles, Portion, Rows, Stage as CStage, add, add_rows, add_share,
-    address, begin_blocks, buffer, next_block, packed_rows, row_stride, share, span, spans, stage_capsule,
+    Band, Blocks, OverPortion, OverRows, OverTiles, Portion, Rows, Stage as CStage, add, add_rows, add_rows_by_token,
+    add_share, address, begin_blocks, buffer, next_block, packed_rows, row_stride, share, span, spans, stage_capsule,
 )
 
 from rnncore._stage import Stage, halves_pay, num_threads_to_come
@@ -183,12 +183,9 @@ cdef void embedding_accumulate(Dense* s, real* y, const Portion* portion) noexce
     cdef Py_ssize_t low = share(s.O, portion.part, portion.parts)
     cdef Py_ssize_t size = share(s.O, portion.part + 1, portion.parts) - low
     cdef Blocks blocks
-    cdef Py_ssize_t k, m
     begin_blocks(&blocks, &s.rows, s.last, portion.first, portion.last)
     while next_block(&blocks):
-        for k in range(blocks.count):
-            m = blocks.rows[k]
-            add(<real*>s.d_weight + s.ids[m] * s.O + low, <const real*>s.dy + m * s.dy_row + low, size)
+        add_rows_by_token(<real*>s.d_weight + low, s.O, &blocks, s.ids, <const real*>s.dy + low, s.dy_row, size)
 
 
 class Embedding(Stage):

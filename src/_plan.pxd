@@ -11,7 +11,7 @@ a step: so the number of shares changes no bit.
 
 from _math cimport real
 
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.pycapsule cimport PyCapsule_New
@@ -270,6 +270,21 @@ cdef enum:
     TOGETHER = 64                # columns whose sums over a block are found at a time
 
 
+cdef inline void add_chosen_rows(
+    real* restrict sums, const Py_ssize_t* chosen, Py_ssize_t count, const real* rows, Py_ssize_t row, Py_ssize_t size,
+) noexcept nogil:
+    """sums (size,) += the sum of some rows."""
+    cdef real block[TOGETHER]
+    cdef Py_ssize_t i, k, j, width
+    for i in range((size + TOGETHER - 1) // TOGETHER):
+        j = i * TOGETHER
+        width = min(<Py_ssize_t>TOGETHER, size - j)
+        memset(block, 0, width * sizeof(real))
+        for k in range(count):
+            add(block, rows + chosen[k] * row + j, width)
+        add(sums + j, block, width)
+
+
 cdef inline void add_rows(
     real* sums, const Blocks* blocks, const real* rows, Py_ssize_t row, Py_ssize_t size,
 ) noexcept nogil:
@@ -277,15 +292,49 @@ cdef inline void add_rows(
 
     A block has a sum of its own before it joins the others: over very many rows, one sum would lose digits.
     """
-    cdef real block[TOGETHER]
-    cdef Py_ssize_t i, k, j, width
-    for i in range((size + TOGETHER - 1) // TOGETHER):
-        j = i * TOGETHER
-        width = min(<Py_ssize_t>TOGETHER, size - j)
-        memset(block, 0, width * sizeof(real))
+    add_chosen_rows(sums, blocks.rows, blocks.count, rows, row, size)
+
+
+cdef inline void sort_by_token(const Blocks* blocks, const Py_ssize_t* ids, Py_ssize_t* sorted_rows) noexcept nogil:
+    """The rows of a block, those of one token together and in their order: sorted by eight bits of the ids at a time."""
+    cdef Py_ssize_t other[BLOCK_ROWS]
+    cdef Py_ssize_t begins[256]
+    cdef Py_ssize_t bits = 0         # of all ids that are not all zero
+    cdef Py_ssize_t shift = 0
+    cdef Py_ssize_t k, digit, begin
+    for k in range(blocks.count):
+        sorted_rows[k] = blocks.rows[k]
+        bits |= ids[blocks.rows[k]]
+    while bits >> shift > 0:
+        memset(begins, 0, sizeof(begins))
         for k in range(blocks.count):
-            add(block, rows + blocks.rows[k] * row + j, width)
-        add(sums + j, block, width)
+            begins[(ids[sorted_rows[k]] >> shift) & 255] += 1
+        begin = 0
+        for digit in range(256):
+            begins[digit], begin = begin, begin + begins[digit]
+        for k in range(blocks.count):
+            digit = (ids[sorted_rows[k]] >> shift) & 255
+            other[begins[digit]] = sorted_rows[k]
+            begins[digit] += 1
+        memcpy(sorted_rows, other, blocks.count * sizeof(Py_ssize_t))
+        shift += 8
+
+
+cdef inline void add_rows_by_token(
+    real* sums, Py_ssize_t sums_row, const Blocks* blocks, const Py_ssize_t* ids, const real* rows, Py_ssize_t row,
+    Py_ssize_t size,
+) noexcept nogil:
+    """sums (V, size) += the rows of a block, each to the sum of its token; as in add_rows."""
+    cdef Py_ssize_t sorted_rows[BLOCK_ROWS]
+    cdef Py_ssize_t k = 0
+    cdef Py_ssize_t end
+    sort_by_token(blocks, ids, sorted_rows)
+    while k < blocks.count:
+        end = k + 1
+        while end < blocks.count and ids[sorted_rows[end]] == ids[sorted_rows[k]]:
+            end += 1
+        add_chosen_rows(sums + ids[sorted_rows[k]] * sums_row, sorted_rows + k, end - k, rows, row, size)
+        k = end
 
 
 cdef inline void add_share(

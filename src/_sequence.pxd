@@ -20,8 +20,8 @@ from _gemm cimport (
 from _digits cimport column_place
 from _math cimport pieces, real
 from _plan cimport (
-    APART, Band, Blocks, Portion, Rows, Stage, add, add_rows, add_share, address, buffer, cut, packed_rows, row_count,
-    row_stride, rows_apart, share, span,
+    APART, Band, Blocks, Portion, Rows, Stage, add, add_rows, add_rows_by_token, add_share, address, buffer, cut,
+    packed_rows, row_count, row_stride, rows_apart, share, span,
 )
 
 cdef enum:
@@ -729,11 +729,8 @@ cdef inline void input_weight_gradients(
     cdef const real* x = <const real*>s.x
     cdef real* sums = table_sums(s, portion, <real*>NULL) + low
     cdef real* scratch = scratch_of(s, portion, sums)
-    cdef Py_ssize_t k, m
     if s.tokens:
-        for k in range(blocks.count):
-            m = blocks.rows[k]
-            add(sums + s.ids[m] * s.columns, dz + m * s.width + low, size)
+        add_rows_by_token(sums, s.columns, blocks, s.ids, dz + low, s.width, size)
     elif s.D <= NARROW:                  # x.T @ dz: of the two, dz is read where it lies
         outer_product(s.gemm, &blocks.rows[0], blocks.count, 1, s.D, s.D, size, x, s.x_row, dz + low, s.width, NULL,
                       sums, s.columns, scratch, 0, 1)

@@ -505,6 +505,16 @@ def test_an_id_is_told_as_it_was_given():
         rc.Trainer(tokens(), "cross_entropy").step(IDS, ids)
 
 
+def test_a_place_is_that_in_the_whole_batch():
+    """Many sequences are run some at a time."""
+    model = rc.SequenceModel(V, 128, 2)
+    ids = np.zeros((9000, 50), np.int32)
+    assert model._rows_at_once(*ids.shape) < 4000
+    ids[8000, 3] = 9
+    with pytest.raises(ValueError, match=r"x\[8000, 3\] = 9, but the vocabulary has ids 0 ... 4"):
+        model.predict(ids)
+
+
 @pytest.mark.parametrize(
     ("network", "x", "message"),
     [

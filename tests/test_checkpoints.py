@@ -362,7 +362,9 @@ def test_another_run(tmp_path, options, message):
 
 def test_another_model(tmp_path):
     make().fit(Streams(), 3, checkpoint=tmp_path / "c", progress=False)
-    with pytest.raises(ValueError, match=r"is of a run with model.layers.rnn = \{'type': 'LSTM'"):
+    with pytest.raises(
+        ValueError, match=r"is of a run with model.layers.rnn.type = 'LSTM', but this one has 'GRU'"
+    ):
         make(cell="gru").fit(Streams(), 5, checkpoint=tmp_path / "c", resume=True, progress=False)
 
 
@@ -462,6 +464,8 @@ def rewritten(path, change):
         (lambda arrays, about: about.pop("schedule"), "schedule"),
         (lambda arrays, about: about["stopping"].pop("best"), "best"),
         (lambda arrays, about: about.pop("batches"), "batches"),
+        (lambda arrays, about: about["settings"].pop("bptt"), "with bptt = None, but this one has 'full'"),
+        (lambda arrays, about: about["settings"].update(speed=1), "with speed = 1, but this one has None"),
         (lambda arrays, about: about.pop("settings"), "it has no 'settings'"),
     ],
 )
@@ -538,6 +542,17 @@ def test_batches_that_depend_on_more_than_the_generator(tmp_path, updates):
     make().fit(Selfwilled(), updates, checkpoint=tmp_path / "c", progress=False)
     message = r"task.batches\(\) gave other batches than those of the checkpoint"
     refused(tmp_path / "c", make(), Selfwilled(), message)
+
+
+def test_batches_in_a_list_are_compared(tmp_path):
+    batches = list(Streams().batches(np.random.default_rng(0)))
+    make().fit(batches, epochs=1, checkpoint=tmp_path / "c", progress=False)
+    other = [*batches[:3], batches[3]._replace(y=batches[3].y + 1e-9), batches[4]]
+    refused(tmp_path / "c", make(), other, "gave other batches")
+    whole, again = make(), make()
+    expected = outcome(whole, whole.fit(batches, epochs=2, progress=False))
+    history = again.fit(batches, epochs=2, checkpoint=tmp_path / "c", resume=True, progress=False)
+    assert_same(outcome(again, history), expected)
 
 
 def test_other_batches_in_a_longer_run(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 import rnncore as rc
 from rnncore import kernels
+from rnncore.plan import Plan
 
 THREADS = 4
 
@@ -470,3 +471,75 @@ def test_an_update_refused_at_its_second_batch_changes_nothing(wrong, error):
         trainer.accumulate([rc.tasks.Batch(x, y), rc.tasks.Batch(x, bad)])
     assert_unchanged(trainer, before)
     np.testing.assert_array_equal(trainer.prediction, prediction)
+
+
+# --- numbers that are hard to sum up, and no numbers ---
+
+
+def gradients_by(implementation, layer, x, dy, state):
+    """Everything that a layer's passes compute on some kernels."""
+    plan = Plan(
+        layer.chain,
+        *x.shape[:2],
+        tokens=False,
+        training=True,
+        input_grads=True,
+        implementation=implementation,
+    )
+    layer.zero_grad()
+    plan.load(x, None, [state])
+    plan.pack()
+    plan.forward()
+    out = [plan.read_logits(), *plan.read_final()[0]]
+    plan.load_gradients(dy, None)
+    plan.backward()
+    return [
+        *out,
+        plan.read_input_grad(),
+        *plan.read_initial_grad()[0],
+        *(g.copy() for g in layer.grads.values()),
+    ]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda a=a: rc.RNN(3, 5, activation=a, seed=0) for a in rc.RNN.activations),
+        lambda: rc.LSTM(3, 5, seed=0),
+        lambda: rc.GRU(3, 5, seed=0),
+        lambda: rc.GRU(3, 5, seed=0, reset_after=False),
+    ],
+)
+@pytest.mark.parametrize("where", ["x", "state", "dy"])
+def test_nan_goes_where_the_numpy_kernels_send_it(make, where):
+    layer = make()
+    x, dy = draw(2, 4, 3), draw(2, 4, 5, seed=1)
+    state = [draw(1, 2, 5, seed=k) for k in range(layer.states)]
+    {"x": x, "state": state[0], "dy": dy}[where][..., 1, 1] = np.nan
+    found = gradients_by(kernels.active, layer, x, dy, state)
+    expected = gradients_by(kernels.load("numpy"), layer, x, dy, state)
+    assert any(np.isnan(array).any() for array in expected)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
+
+
+@pytest.mark.parametrize("name", ["tokens", "embedding", "dense"])
+def test_gradients_over_very_many_steps_keep_their_digits(name):
+    """Every term is 0.1 or twice that: a single sum of a million in float32 is 1 % off."""
+    T, options = 1_000_000, {"embedding_size": 3} if name == "embedding" else {}
+    x = np.ones((1, T, 2)) if name == "dense" else np.random.default_rng(0).integers(0, 2, (1, T))
+    found = {}
+    for dtype in ("float32", "float64"):
+        if name == "dense":
+            model = rc.Sequential([rc.Linear(2, 1, dtype=dtype, init="zeros")])
+        else:
+            model = rc.SequenceModel(
+                2, 5, 1, "rnn", activation="identity", dtype=dtype, init="zeros", **options
+            )
+        for parameter, value in model.params.items():
+            value[...] = "weight" in parameter and "hh" not in parameter
+        model.run(x).backward(np.full((1, T, 1), 0.1))
+        found[dtype] = model.grads
+    for parameter, expected in found["float64"].items():
+        error = np.abs(found["float32"][parameter] - expected).max() / np.abs(expected).max()
+        assert error < 1e-4, f"{parameter}: {error:.1e}"

@@ -352,6 +352,8 @@ def test_a_gradient_that_is_no_number_stops_training():
     [
         ({"optimizer": "adamm"}, ValueError, "optimizer must be one of"),
         ({"loss": "l2"}, ValueError, "loss must be one of"),
+        ({"clip_norm": True}, TypeError, "clip_norm must be a number, got True"),
+        ({"clip_norm": np.True_}, TypeError, "clip_norm must be a number, got "),
         ({"clip_norm": 0}, ValueError, r"clip_norm must lie in \(0, inf\), got 0"),
         ({"clip_value": -1}, ValueError, r"clip_value must lie in \(0, inf\), got -1"),
         ({"clip_norm": 1, "clip_value": 1}, ValueError, "clip_norm and clip_value exclude each other"),
@@ -605,6 +607,8 @@ def test_a_task_may_yield_tuples():
     ],
 )
 def test_what_is_no_task(task, options, error, message):
+    with pytest.raises(TypeError, match="task must be one with a method evaluate"):
+        make().evaluate(task)
     with pytest.raises(error, match=message):
         make().fit(task, progress=False, **options)
 

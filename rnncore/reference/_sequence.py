@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from rnncore.reference._stage import Stage, gradient
+from rnncore.reference._stage import Stage, add_by_token, column_sums, gradient
 from rnncore.rows import Rows, Variable
 
 __all__ = ["Recurrent"]
@@ -130,19 +130,19 @@ class Recurrent(Stage):
         x, dz = self.x.value[:M], self.dz[:M]
         dweight = gradient(self.weight_ih.grad)
         if x.ndim == 1:
-            np.add.at(dweight.T, x, dz)
+            add_by_token(dweight.T, x, dz)
         else:
             dweight += dz.T @ x
         self.accumulate_hidden()
         for bias in self.biases[:1]:
-            gradient(bias.grad)[...] += dz.sum(axis=0)
+            gradient(bias.grad)[...] += column_sums(dz)
 
     def accumulate_hidden(self) -> None:
         """Add to the gradients of weight_hh and bias_hh; their pre-activations are those of the input."""
         M = self.rows.M
         gradient(self.weight_hh.grad)[...] += self.dz[:M].T @ self.before[0][:M]
         for bias in self.biases[1:]:
-            gradient(bias.grad)[...] += self.dz[:M].sum(axis=0)
+            gradient(bias.grad)[...] += column_sums(self.dz[:M])
 
     def project(self) -> None:
         """Fill gates with W_ih x + b_ih of all steps; of a token, W_ih x is the column of its id."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from rnncore.rows import Rows
 
-__all__ = ["Stage", "gradient", "sigmoid", "softmax"]
+__all__ = ["Stage", "add_by_token", "column_sums", "gradient", "sigmoid", "softmax"]
 
 
 class Stage:
@@ -41,6 +41,18 @@ class Stage:
 
     def accumulate(self) -> None:
         """Add to the gradients of the weights, after `backward`; a stage without weights has none."""
+
+
+def column_sums(rows: np.ndarray) -> np.ndarray:
+    """Return the sum of rows (M, n), as a product: numpy.sum adds one by one, and very many lose digits."""
+    return np.ones(len(rows), rows.dtype) @ rows
+
+
+def add_by_token(sums: np.ndarray, ids: np.ndarray, rows: np.ndarray) -> None:
+    """Add rows (M, n) to those of sums (V, n) that ids (M,) name, in double precision."""
+    exact = np.zeros(sums.shape, np.result_type(sums, np.float64))
+    np.add.at(exact, ids, rows)
+    sums += exact.astype(sums.dtype)
 
 
 def gradient(array: np.ndarray | None) -> np.ndarray:

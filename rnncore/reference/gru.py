@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rnncore.reference._sequence import Recurrent
-from rnncore.reference._stage import gradient, sigmoid
+from rnncore.reference._stage import column_sums, gradient, sigmoid
 from rnncore.rows import Rows, Variable
 
 __all__ = ["GRU", "cell_backward", "cell_forward"]
@@ -108,5 +108,5 @@ class GRU(Recurrent):
         dweight[self.n] += dproduct.T @ factor
         for bias in self.biases[1:]:
             dbias = gradient(bias.grad)
-            dbias[self.rz] += dz_rz.sum(axis=0)
-            dbias[self.n] += dproduct.sum(axis=0)
+            dbias[self.rz] += column_sums(dz_rz)
+            dbias[self.n] += column_sums(dproduct)

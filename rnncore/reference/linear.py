@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rnncore.reference._stage import Stage, gradient
+from rnncore.reference._stage import Stage, add_by_token, column_sums, gradient
 from rnncore.rows import Rows, Variable
 
 __all__ = ["Dropout", "Embedding", "Join", "Linear"]
@@ -51,7 +51,7 @@ class Linear(Stage):
         dy = gradient(self.y.grad)[:R]
         gradient(self.weight.grad)[...] += dy.T @ self.x.value[:R]
         for bias in self.biases:
-            gradient(bias.grad)[...] += dy.sum(axis=0)
+            gradient(bias.grad)[...] += column_sums(dy)
 
 
 class Embedding(Stage):
@@ -83,7 +83,7 @@ class Embedding(Stage):
     def accumulate(self) -> None:
         """Add to the gradient of the weight."""
         M = self.rows.M
-        np.add.at(gradient(self.weight.grad), self.ids.value[:M], gradient(self.y.grad)[:M])
+        add_by_token(gradient(self.weight.grad), self.ids.value[:M], gradient(self.y.grad)[:M])
 
 
 class Dropout(Stage):
