@@ -26,8 +26,7 @@ X = np.zeros((10, 4, 3))
         ),
         (
             tasks.CharLM("ab" * 5000),
-            "CharLM(a text of 10,000, 2 different characters, held_out=0.1, batch_size=8, chunk=32, "
-            "order=6)",
+            "CharLM(a text of 10,000, 2 different characters, held_out=0.1, batch_size=8, chunk=32, order=6)",
         ),
         (
             tasks.CharLM(["ab", "c"]),
