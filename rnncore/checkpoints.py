@@ -325,9 +325,9 @@ def _arrays(state: State) -> list[np.ndarray]:
 
 def _differences(name: str, theirs: Any, ours: Any) -> Iterator[tuple[str, Any, Any]]:
     """Yield name and both values of whatever differs in two nested descriptions."""
-    if isinstance(theirs, Mapping) and isinstance(ours, Mapping) and theirs.keys() == ours.keys():
-        for key in ours:
-            yield from _differences(f"{name}.{key}".lstrip("."), theirs[key], ours[key])
+    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+        for key in {**ours, **theirs}:
+            yield from _differences(f"{name}.{key}".lstrip("."), theirs.get(key), ours.get(key))
     elif theirs != ours:
         yield name, theirs, ours
 

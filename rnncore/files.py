@@ -13,13 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "load_arrays",
-    "load_extra",
-    "read_text",
-    "replacing",
-    "save_arrays",
-]
+__all__ = ["load_arrays", "load_extra", "read_text", "replacing", "save_arrays"]
 
 FORMAT = 1  # of saved files; a file of a later one is refused
 EXTRA = "extra"  # entry of the header for what belongs to neither model nor checkpoint

@@ -20,13 +20,7 @@ from rnncore.layers import GRU, LSTM, RNN, Embedding, Layer, Linear, Recurrent
 from rnncore.network import Network, Seed, State
 from rnncore.plan import Plan
 
-__all__ = [
-    "SequenceModel",
-    "Sequential",
-    "Stream",
-    "build",
-    "load",
-]
+__all__ = ["SequenceModel", "Sequential", "Stream", "build", "load"]
 
 CELLS: dict[str, type[Recurrent]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 LAYERS: dict[str, type[Layer]] = {layer.__name__: layer for layer in (RNN, LSTM, GRU, Linear, Embedding)}

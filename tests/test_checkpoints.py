@@ -362,7 +362,9 @@ def test_another_run(tmp_path, options, message):
 
 def test_another_model(tmp_path):
     make().fit(Streams(), 3, checkpoint=tmp_path / "c", progress=False)
-    with pytest.raises(ValueError, match=r"is of a run with model.layers.rnn = \{'type': 'LSTM'"):
+    with pytest.raises(
+        ValueError, match=r"is of a run with model.layers.rnn.type = 'LSTM', but this one has 'GRU'"
+    ):
         make(cell="gru").fit(Streams(), 5, checkpoint=tmp_path / "c", resume=True, progress=False)
 
 
@@ -462,6 +464,8 @@ def rewritten(path, change):
         (lambda arrays, about: about.pop("schedule"), "schedule"),
         (lambda arrays, about: about["stopping"].pop("best"), "best"),
         (lambda arrays, about: about.pop("batches"), "batches"),
+        (lambda arrays, about: about["settings"].pop("bptt"), "with bptt = None, but this one has 'full'"),
+        (lambda arrays, about: about["settings"].update(speed=1), "with speed = 1, but this one has None"),
         (lambda arrays, about: about.pop("settings"), "it has no 'settings'"),
     ],
 )

@@ -195,6 +195,24 @@ def test_wrong_input_is_one_line(rnncore, tmp_path, arguments, word):
     assert word in result.err
 
 
+def test_a_text_that_changed_is_not_gone_on_with(rnncore, text, monkeypatch, tmp_path):
+    arguments = ["train", "chars", text, *SMALL, "--quiet", "--steps", 230, "--out", "run"]
+    validate = CharLM.validate
+
+    def stopped(self, model):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CharLM, "validate", stopped)
+    assert rnncore(*arguments, "--checkpoint-every", 40).code == 130
+    monkeypatch.setattr(CharLM, "validate", validate)
+    (tmp_path / text).write_text(TEXT.replace("c", "q"), encoding="utf-8")
+    result = rnncore(*arguments, "--resume")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert (
+        "checkpoint.safetensors cannot be resumed: it is of a run with task.text = 'checksum " in result.err
+    )
+
+
 def test_a_text_that_changed_is_not_evaluated_on(rnncore, text, tmp_path):
     rnncore("train", "chars", text, *SMALL, "--steps", 1, "--quiet", "--out", "run")
     (tmp_path / text).write_text(TEXT.upper(), encoding="utf-8")

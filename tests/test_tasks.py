@@ -26,12 +26,11 @@ X = np.zeros((10, 4, 3))
         ),
         (
             tasks.CharLM("ab" * 5000),
-            "CharLM(a text of 10,000, 2 different characters, held_out=0.1, batch_size=32, chunk=64, "
-            "order=6)",
+            "CharLM(a text of 10,000, 2 different characters, held_out=0.1, batch_size=8, chunk=32, order=6)",
         ),
         (
             tasks.CharLM(["ab", "c"]),
-            "CharLM(2 words, 4 different characters, held_out=0.0, batch_size=1, chunk=64, order=6)",
+            "CharLM(2 words, 4 different characters, held_out=0.0, batch_size=3, chunk=32, order=6)",
         ),
         (
             tasks.SequenceRegression(X, X[:, 0, 0]),

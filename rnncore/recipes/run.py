@@ -21,7 +21,7 @@ from rnncore.schedules import Schedule
 from rnncore.tasks import Task
 from rnncore.trainer import History, Trainer
 
-__all__ = ["Run", "WrittenTask", "phase", "train"]
+__all__ = ["AnyTask", "Run", "WrittenTask", "phase", "train"]
 
 
 class WrittenTask(Task, Protocol):

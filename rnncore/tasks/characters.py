@@ -25,10 +25,10 @@ __all__ = ["END", "CharLM", "cross_entropy", "decode", "default_text", "encode",
 
 DEFAULT_TEXT = "pydoc_data.topics"  # Python's language reference, which every CPython has
 END = "\n"  # of a word
+MARK = "\ufeff"  # with which some programs begin a file; no part of the text
 # Sizes by the length of a text, in characters, chosen by the loss on texts of 10 kB to 1 MB.
 SMALL_TEXT = 30_000  # up to here characters are embedded: fewer weights to learn
 LARGE_TEXT = 300_000  # from here on chunks are twice as long
-MARK = "\ufeff"  # with which some programs begin a file; no part of the text
 
 
 class CharLM:

@@ -15,7 +15,7 @@ from rnncore.files import save_arrays
 from rnncore.models import Sequential
 from rnncore.tasks.baselines import Baseline, from_plain, plain
 
-__all__ = ["Correction", "Forecaster", "Window", "baseline", "build"]
+__all__ = ["NETWORKS", "Correction", "Forecaster", "Window", "baseline", "build"]
 
 NETWORKS = ("closed_loop", "direct")
 
