@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
+if Path(sys.argv[0] if sys.argv else "").stem == "rnncore":  # before what takes long to import
+    from rnncore import interrupt
+
+    interrupt.end_in_one_line()
+
 from rnncore import initializers, losses, optimizers, schedules, tasks
+from rnncore.files import load_extra
 from rnncore.kernels import get_num_threads, set_num_threads
 from rnncore.layers import GRU, LSTM, RNN, Embedding, Linear
 from rnncore.models import SequenceModel, Sequential, Stream, load
@@ -31,6 +39,7 @@ __all__ = [
     "get_num_threads",
     "initializers",
     "load",
+    "load_extra",
     "losses",
     "optimizers",
     "schedules",

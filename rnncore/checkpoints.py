@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rnncore import checks
 from rnncore.files import load_arrays, replacing, save_arrays
 from rnncore.models import Sequential
 from rnncore.network import State
 from rnncore.optimizers import Optimizer
 from rnncore.schedules import EarlyStopping, Schedule
-from rnncore.tasks.task import Batch, Task
+from rnncore.tasks.task import Batch, Task, as_batch, checksum
+
+__all__ = ["Course", "Epochs", "History", "sweep"]
+
+# what depends on how many updates a run is to make, and is another for one that is made longer
+LENGTH = {"schedule.steps", "validate_every"}
 
 
 class History:
@@ -36,6 +44,12 @@ class History:
         self.loss: list[float] = []
         self.metrics: dict[int, dict[str, float]] = {}
 
+    def __repr__(self) -> str:
+        latest = {"loss": self.loss[-1]} if self.loss else {}
+        latest |= list(self.metrics.values())[-1] if self.metrics else {}
+        parts = [f"{len(self.loss)} updates", *(f"{name}={value:.6g}" for name, value in latest.items())]
+        return f"History({', '.join(parts)})"
+
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write a line for every update: step (from 1), loss, and the metrics measured after it, if any."""
         names = list(dict.fromkeys(name for metrics in self.metrics.values() for name in metrics))
@@ -51,7 +65,7 @@ class Epochs:
     """The batches of one epoch after another, from a position that can be told and gone back to.
 
     Since a task draws from the generator alone, its batches come again if the generator is set back to where
-    it was when the epoch began.
+    it was when the epoch began. A checksum tells whether they do.
 
     Parameters
     ----------
@@ -59,38 +73,74 @@ class Epochs:
     rng : numpy.random.Generator
     count : int or None
         Epochs; None: without end.
+    watched : bool
+        Keep the checksum, for a checkpoint.
 
     Attributes
     ----------
     epoch, taken : int
-        Epochs that are over, and batches taken of the one that is not.
+        Epochs before the latest one, and batches taken of that one.
     began : dict
         State of the generator when that one began.
+    checksum : int
+        Of the batches taken of that one.
     total : int or None
         Batches of all epochs, if each has as many as the latest; None before the first is over.
     """
 
-    def __init__(self, task: Task, rng: np.random.Generator, count: int | None) -> None:
-        self.task, self.rng, self.count = task, rng, count
-        self.epoch = self.taken = 0
-        self.began = rng.bit_generator.state
+    def __init__(self, task: Task, rng: np.random.Generator, count: int | None, watched: bool) -> None:
+        self.task, self.rng, self.count, self.watched = task, rng, count, watched
         self.total: int | None = None
+        self._begin(0)
 
     def __iter__(self) -> Iterator[Batch]:
         while self.count is None or self.epoch < self.count:
-            self.rng.bit_generator.state = self.began
-            batches = iter(self.task.batches(self.rng))
-            if sum(1 for _ in itertools.islice(batches, self.taken)) < self.taken:
-                raise ValueError(f"task.batches() gave less than the {self.taken} batches of the checkpoint")
-            for batch in batches:
-                self.taken += 1
-                yield batch
+            yield from self._rest()
             if self.taken == 0:
                 raise ValueError("task.batches() gave no batch")
             self.total = self.taken * self.count if self.count else None
-            self.epoch += 1
-            self.taken = 0
-            self.began = self.rng.bit_generator.state
+            if self.epoch + 1 == self.count:
+                break  # and stay at its end: a longer run can tell whether its batches are the same
+            self._begin(self.epoch + 1)
+
+    def _begin(self, epoch: int) -> None:
+        self.epoch, self.taken, self.checksum = epoch, 0, 0
+        self.began = self.rng.bit_generator.state
+        self._left: Iterator[Batch] | None = None  # of the latest epoch
+
+    def _rest(self) -> Iterator[Batch]:
+        """Yield what is left of the latest epoch."""
+        if self._left is None:
+            self._left = map(as_batch, self.task.batches(self.rng))
+        for batch in self._left:
+            self.taken += 1
+            if self.watched:
+                self.checksum = checksum(*batch, before=self.checksum)
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position, in plain types."""
+        names = ("epoch", "taken", "began", "checksum")
+        return {name: _plain(getattr(self, name)) for name in names}
+
+    def load_state_dict(self, position: Mapping[str, Any]) -> None:
+        """Go to a position of another run.
+
+        Raises
+        ------
+        ValueError
+            If the batches before it are not those that the other run took.
+        """
+        self.rng.bit_generator.state = position["began"]
+        self._begin(position["epoch"])
+        taken = position["taken"]
+        if sum(1 for _ in itertools.islice(self._rest(), taken)) < taken:
+            raise ValueError(f"task.batches() gave less than the {taken} batches of the checkpoint")
+        if self.checksum != position["checksum"]:
+            raise ValueError(
+                "task.batches() gave other batches than those of the checkpoint: the data have changed, or "
+                "depend on more than the generator that batches() is given"
+            )
 
 
 @dataclass
@@ -124,6 +174,7 @@ class Course:
 
     def __post_init__(self) -> None:
         self.lr = self.optimizer.lr
+        self.settings = json.loads(json.dumps(self.settings))  # as they come back from a file
         for rule in (self.schedule, self.stopping):
             if rule:
                 rule.reset()
@@ -136,6 +187,15 @@ class Course:
             self.schedule.observe(metrics)
         if self.stopping and self.stopping.improves(metrics):
             self.best = self.model.state_dict()
+
+    @contextmanager
+    def ending_at_best(self) -> Iterator[None]:
+        """Go back to the best parameters of early stopping, however what is done meanwhile ends."""
+        try:
+            yield
+        finally:
+            if self.best:
+                self.model.load_state_dict(self.best)
 
     def save(self, path: str | os.PathLike[str], state: State) -> None:
         """Write a checkpoint, whole or not at all.
@@ -151,6 +211,29 @@ class Course:
         OSError
             If it cannot be written; one that was there before is then unchanged.
         """
+        save_arrays(path, "checkpoint", *self._content(state))
+
+    def load(self, path: str | os.PathLike[str]) -> State:
+        """Go on from a checkpoint; returns the state of the network.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read.
+        ValueError
+            If it is damaged, or of a run with other settings or other data. Nothing has been changed then.
+        """
+        arrays, about = load_arrays(path, "checkpoint")
+        before = copy.deepcopy(self._content(None))
+        try:
+            return self._restore(arrays, about)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            self._restore(*before)
+            what = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{path} cannot be resumed: {what}") from None
+
+    def _content(self, state: State) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return all that a checkpoint holds: arrays, and the rest in plain types."""
         arrays = {
             "loss": np.array(self.history.loss, np.float64),
             "settings": self.optimizer.settings,
@@ -162,52 +245,52 @@ class Course:
         metrics = self.history.metrics.items()
         about = {
             "settings": self.settings,
-            "epoch": self.batches.epoch,
-            "taken": self.batches.taken,
-            "began": _plain(self.batches.began),
+            "batches": self.batches.state_dict(),
             "model_rng": _plain(self.model.rng.bit_generator.state),
             "metrics": {str(step): {name: float(v) for name, v in found.items()} for step, found in metrics},
             "lr": self.lr,
             "schedule": self.schedule.state_dict() if self.schedule else {},
             "stopping": self.stopping.state_dict() if self.stopping else {},
         }
-        save_arrays(path, "checkpoint", arrays, about)
+        return arrays, about
 
-    def load(self, path: str | os.PathLike[str]) -> State:
-        """Go on from a checkpoint; returns the state of the network.
-
-        Raises
-        ------
-        OSError
-            If it cannot be read.
-        ValueError
-            If it is damaged, or of a run with other settings. Nothing has been changed then.
-        """
-        arrays, about = load_arrays(path, "checkpoint")
-        own = json.loads(json.dumps(self.settings))
-        for name, value in about["settings"].items():
-            if value != own[name]:
-                raise ValueError(
-                    f"{path} is of a run with {name} = {value!r}, but this one has {own[name]!r}"
-                )
+    def _restore(self, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> State:
+        """Take over what `_content` returned, and return the state of the network."""
+        for name, theirs, ours in _differences("", about["settings"], self.settings):
+            if name in LENGTH and None not in (theirs, ours):
+                continue  # from here on the new one holds
+            raise ValueError(f"it is of a run with {name} = {theirs!r}, but this one has {ours!r}")
+        self.batches.load_state_dict(about["batches"])
         self.model.rng.bit_generator.state = about["model_rng"]
         self.model.load_state_dict(_part(arrays, "model"))
         self.optimizer.load_state_dict(_part(arrays, "optimizer"))
-        self.optimizer.settings[:] = arrays["settings"]
+        settings = arrays["settings"]
+        checks.shape("settings", settings, self.optimizer.settings.shape)
+        self.optimizer.settings[:] = settings
         self.best = _part(arrays, "best")
-        self.batches.epoch, self.batches.taken = about["epoch"], about["taken"]
-        self.batches.began = about["began"]
+        if self.best:
+            checks.arrays({name: value.shape for name, value in self.model.params.items()}, self.best)
+        checks.shape("loss", arrays["loss"], ("updates",))
         self.history.loss[:] = arrays["loss"].tolist()
+        self.history.metrics.clear()
         self.history.metrics.update((int(step), found) for step, found in about["metrics"].items())
         self.lr = about["lr"]
         if self.schedule:
             self.schedule.load_state_dict(about["schedule"])
         if self.stopping:
             self.stopping.load_state_dict(about["stopping"])
-        state = _part(arrays, "state")
-        found = (state[str(i)] for i in range(len(state)))
-        recurrent = [layer for layer in self.model.chain if layer.states] if state else []
-        return self.model.wrap_states([[next(found) for _ in range(layer.states)] for layer in recurrent])
+        return self._state(_part(arrays, "state"))
+
+    def _state(self, arrays: Mapping[str, np.ndarray]) -> State:
+        """Return the state of the network that these arrays are, checked."""
+        recurrent = [layer for layer in self.model.chain if layer.states] if arrays else []
+        names = iter([str(i) for i in range(sum(layer.states for layer in recurrent))])
+        state = self.model.wrap_states(
+            [[arrays[next(names)] for _ in range(layer.states)] for layer in recurrent]
+        )
+        if arrays:
+            self.model.check_states("state", state, arrays["0"].shape[1])
+        return state
 
 
 def sweep(path: str | os.PathLike[str]) -> None:
@@ -238,6 +321,15 @@ def _arrays(state: State) -> list[np.ndarray]:
     if state is None:
         return []
     return [state] if isinstance(state, np.ndarray) else [a for part in state for a in _arrays(part)]
+
+
+def _differences(name: str, theirs: Any, ours: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name and both values of whatever differs in two nested descriptions."""
+    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+        for key in {**ours, **theirs}:
+            yield from _differences(f"{name}.{key}".lstrip("."), theirs.get(key), ours.get(key))
+    elif theirs != ours:
+        yield name, theirs, ours
 
 
 def _plain(state: Any) -> Any:

@@ -15,6 +15,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+__all__ = [
+    "array",
+    "arrays",
+    "choice",
+    "dense",
+    "dtype",
+    "finite",
+    "first_outside",
+    "flag",
+    "flags",
+    "integer",
+    "integers",
+    "lengths",
+    "output",
+    "real",
+    "shape",
+]
+
 DTYPES = ("float32", "float64")
 
 
@@ -33,7 +51,7 @@ def integer(name: str, value: Any, minimum: int = 1) -> int:
 
 def real(name: str, value: Any, low: float = 0.0, high: float = math.inf, *, open_low: bool = False) -> float:
     """Return value as a finite float in [low, high), or in (low, high) if `open_low`."""
-    if isinstance(value, bool | str | bytes):
+    if isinstance(value, bool | np.bool_ | str | bytes):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
         number = float(value)
@@ -73,7 +91,15 @@ def dtype(value: Any) -> np.dtype[Any]:
 
 
 def array(name: str, value: npt.ArrayLike) -> np.ndarray:
-    """Return value as an array, without a copy where it is one."""
+    """Return value as an array, without a copy where it is one; a mask that hides something is refused."""
+    if type(value) is np.ndarray:
+        return value  # mostly, and at every step
+    parts = value if isinstance(value, list | tuple) else (value,)
+    hidden = sum(int(np.ma.getmaskarray(part).sum()) for part in parts if isinstance(part, np.ma.MaskedArray))
+    if hidden:
+        raise ValueError(
+            f"{name} must have no masked elements, but has {hidden}: fill them or leave them out"
+        )
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -84,6 +110,9 @@ def dense(name: str, value: npt.ArrayLike) -> np.ndarray:
     """Return value as an array of real numbers."""
     found = array(name, value)
     if found.dtype.kind not in "fiub":
+        for column in getattr(value, "columns", ()):  # of a data frame
+            if (kind := np.asarray(value[column]).dtype).kind not in "fiub":  # type: ignore[index]
+                raise TypeError(f"column {column!r} of {name} must hold real numbers, got dtype {kind}")
         raise TypeError(f"{name} must hold real numbers, got dtype {found.dtype}")
     return found
 
@@ -139,12 +168,15 @@ def lengths(value: npt.ArrayLike | None, N: int, T: int) -> np.ndarray | None:
 
 
 def arrays(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return named arrays; none may be missing, unknown, or of another shape than expected."""
+    """Return copies of named arrays; none may be missing, unknown, or of another shape than expected.
+
+    Copies, since they may be the very arrays that the caller writes into next, in another order.
+    """
     problems = [f"{name} is missing" for name in expected.keys() - given.keys()]
     problems += [f"{name} is unknown" for name in given.keys() - expected.keys()]
     if problems:
         raise ValueError(f"the names do not fit: {', '.join(sorted(problems))}")
-    found = {name: dense(name, value) for name, value in given.items()}
+    found = {name: dense(name, value).copy() for name, value in given.items()}
     for name, value in found.items():
         shape(name, value, expected[name])
     return found

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import io
+import os
 import platform
+import re
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,21 +17,24 @@ import click
 import numpy as np
 
 import rnncore
-from rnncore import kernels, machine, recipes, tasks
+from rnncore import interrupt, kernels, machine, recipes, tasks
 from rnncore.commands.bench import bench
 from rnncore.commands.chars import draw_gradients, sample_text, train_chars, train_words
 from rnncore.commands.common import (
-    checkpoint_options,
-    model_file,
-    require_writable,
+    EXPECTED,
+    message,
+    model_files,
     show_metrics,
     task_config,
+    text_option,
     training_options,
-    write,
 )
 from rnncore.commands.forecast import forecast, train_series, train_sine
 from rnncore.commands.problems import train_adding_problem, train_reber, train_temporal_order
+from rnncore.commands.runs import begin, checkpoint_options, finish, shows_progress
 from rnncore.tasks.addition import encode, report
+
+__all__ = ["cli", "evaluate", "info", "main", "train", "train_addition"]
 
 SHOWN = ((8, 4), (16, 2), (64, 1))  # bits and number of the sums that are printed
 # tasks by their names, made from their configurations
@@ -43,23 +51,37 @@ TASKS: dict[str, Callable[..., tasks.Task]] = {
 
 def main() -> NoReturn:
     """Run the command line; wrong input ends in one line and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without some letter still shows the others
+        sys.stdout.reconfigure(errors="backslashreplace")
+    warnings.showwarning = lambda text, *_, **__: click.echo(f"rnncore: {text}", err=True)
     try:
+        interrupt.restore()
         status = cli.main(prog_name="rnncore", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         status = 2
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         status = _complain("stopped", 130)
     except click.ClickException as error:
         status = _complain(error.format_message())
-    except (ValueError, OSError, FloatingPointError) as error:
-        status = _complain(str(error))
-    sys.exit(status)
+    except EXPECTED as error:
+        status = _complain(message(error))
+    _leave(status)
 
 
-def _complain(message: str, status: int = 2) -> int:
-    click.echo(f"rnncore: {' '.join(message.split())}", err=True)
+def _complain(text: str, status: int = 2) -> int:
+    click.echo(f"rnncore: {' '.join(text.split())}", err=True)
     return status
+
+
+def _leave(status: Any) -> NoReturn:
+    """End the process, in silence if nobody reads the output any more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # otherwise the interpreter tries once more, and complains
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -113,21 +135,22 @@ def train_addition(
     """Teach a network to add binary numbers, and test it on sums longer than any it has seen."""
     from tqdm import tqdm
 
-    require_writable(out)
+    if recipe == "tutorial" and (checkpoints["resume"] or checkpoints["checkpoint_every"]):
+        raise click.UsageError("the tutorial recipe has no checkpoints: it takes seconds")
+    begin(out)
     length = {} if steps is None else {"steps": steps}
     if recipe == "tutorial":
-        if checkpoints["resume"] or checkpoints["checkpoint_every"]:
-            raise click.UsageError("the tutorial recipe has no checkpoints: it takes seconds")
         say = None if quiet else tqdm.write
-        run = recipes.tutorial_addition(seed, **length, say=say, progress=not quiet)
+        run = recipes.tutorial_addition(seed, **length, say=say, progress=shows_progress(quiet))
     else:
-        run = recipes.addition(seed, **length, progress=not quiet, checkpoints=checkpoints)
-    if not quiet:
+        run = recipes.addition(seed, **length, progress=shows_progress(quiet), checkpoints=checkpoints)
+
+    def show_sums() -> None:
         for bits, count in SHOWN:
             x, _ = encode(run.task.sums(bits, count), bits)
             click.echo(report(x, run.model.predict(x), separator="\n    "))
-    show_metrics(run.metrics)
-    write(run, out)
+
+    finish(run, out, show=None if quiet else show_sums)
 
 
 train.add_command(train_chars)
@@ -145,20 +168,33 @@ cli.add_command(bench)
 
 @cli.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
-def evaluate(model: Path) -> None:
-    """Test a trained MODEL: a folder that `rnncore train` has written, or a model file in one."""
-    path = model_file(model)
-    network = rnncore.load(path)
-    show_metrics(_task_of(path).evaluate(network))
+@text_option
+def evaluate(model: Path, file: Path | None) -> None:
+    """Test a trained MODEL: the folder of a run or of several, or a model file."""
+    paths = model_files(model)
+    for path in paths:
+        network = rnncore.load(path)
+        if len(paths) > 1:
+            click.echo(path.parent.name)
+        show_metrics(_task_of(path, file).evaluate(network))
 
 
-def _task_of(path: Path) -> tasks.Task:
-    """Return the task that a model file was trained on, as the metrics beside it tell."""
-    config = task_config(path)
+def _task_of(path: Path, file: Path | None) -> tasks.Task:
+    """Return the task that a model file was trained on, with its text read from another file."""
+    config = task_config(path, file)
     try:
         return TASKS[config.pop("name")](**config)
+    except OSError as error:
+        raise ValueError(f"{message(error)}: --file tells where the text of {path} lies now") from None
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        about = path.with_name("metrics.json")
-        raise ValueError(
-            f"{about}: the task the model was trained on cannot be made again: {error}"
-        ) from None
+        raise ValueError(f"{path}: the task of the model cannot be made again: {error}") from None
+
+
+def _show_whole_sentences(group: click.Group) -> None:
+    """Let a group list its commands with the whole first sentence of each, which click would cut off."""
+    for command in group.commands.values():
+        command.short_help = re.split(r"(?<=[.!?])\s", inspect.cleandoc(command.help or ""))[0]
+
+
+_show_whole_sentences(cli)
+_show_whole_sentences(train)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from rnncore.reference._stage import Stage
 from rnncore.reference.linear import Dropout, Linear
 from rnncore.reference.losses import Activation, Loss
 from rnncore.reference.lstm import LSTM
+
+__all__ = ["locate"]
 
 GATES = {cell.kernel: cell.gates for cell in CELLS.values()}
 
@@ -39,7 +42,10 @@ def locate(model: Sequential, failed: Plan, reduction: str) -> str:
             return f"{name} holds {wrong}."
     plan = _again(model, failed, reduction)
     with np.errstate(all="ignore"):
-        return _forward(model, plan) or _backward(model, plan)
+        found = _forward(model, plan)
+        if found or math.isfinite(failed.step.loss):
+            return found or _backward(model, plan)
+    return f"With the NumPy kernels all is finite: only the kernels {kernels.active.name} overflow."
 
 
 def _again(model: Sequential, failed: Plan, reduction: str) -> Plan:

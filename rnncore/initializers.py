@@ -36,6 +36,20 @@ import numpy.typing as npt
 
 from rnncore import checks
 
+__all__ = [
+    "NAMED",
+    "Init",
+    "Initializable",
+    "default",
+    "get",
+    "given",
+    "lecun",
+    "normal",
+    "pytorch",
+    "tutorial",
+    "zeros",
+]
+
 
 class Initializable(Protocol):
     """What an initializer sees of a layer."""

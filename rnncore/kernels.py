@@ -13,6 +13,8 @@ import warnings
 from types import SimpleNamespace
 from typing import Any
 
+__all__ = ["FAMILIES", "active", "available", "choose", "get_num_threads", "load", "set_num_threads"]
+
 FAMILIES = {
     "rnn": ("RNN",),
     "lstm": ("LSTM",),

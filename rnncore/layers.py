@@ -20,6 +20,8 @@ from rnncore.network import Arrays, Network, Seed, State
 from rnncore.plan import Plan, gradient
 from rnncore.rows import Variable, zeros
 
+__all__ = ["GRU", "LSTM", "RNN", "Embedding", "Layer", "Linear", "Recurrent"]
+
 
 class Layer(Network):
     """What all layers share: parameters and gradients, each in one flat array with a view for every name.

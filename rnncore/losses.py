@@ -9,6 +9,11 @@ name            of each element or row         sees                      targets
 "cross_entropy" -log softmax(z)[t]             z, the logits             classes 0 ... O-1; z without its O
 =============== ============================== ========================= ====================================
 
+The two from logits imply an output activation, the sigmoid and the softmax. A `rnncore.Trainer` gives it to
+the model, whose `predict` then gives probabilities.
+
+Where there is one output, targets may also come without its axis: (N, T) or (N,).
+
 "mean" divides by the number of valid elements (rows for "cross_entropy"), as PyTorch does; "sum" does not.
 """
 
@@ -20,6 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rnncore import checks
+
+__all__ = ["NAMES", "ON_LOGITS", "ON_PREDICTION", "bounds", "check", "expected", "target"]
 
 # with the output activation that each may be combined with, besides any for those that see it
 ON_PREDICTION = ("mse", "half_mse")
@@ -46,13 +53,17 @@ def check(loss: str, output_activation: str | None) -> str:
 
 
 def target(loss: str, y: npt.ArrayLike, output: tuple[int, ...]) -> np.ndarray:
-    """Return the target as an array; its dtype and shape must fit an output (N, T, O) or (N, O)."""
+    """Return the target as an array; its dtype and shape must fit an output (N, T, O) or (N, O).
+
+    A single output, O = 1, may be left out of the shape.
+    """
     if loss == "cross_entropy":
         found = checks.integers("y", y, "classes")
         checks.shape("y", found, output[:-1])
     else:
         found = checks.dense("y", y)
-        checks.shape("y", found, output)
+        if output[-1] != 1 or found.shape != output[:-1]:
+            checks.shape("y", found, output)
     return found
 
 

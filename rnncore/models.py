@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +19,8 @@ from rnncore.files import load_arrays, save_arrays
 from rnncore.layers import GRU, LSTM, RNN, Embedding, Layer, Linear, Recurrent
 from rnncore.network import Network, Seed, State
 from rnncore.plan import Plan
+
+__all__ = ["SequenceModel", "Sequential", "Stream", "build", "load"]
 
 CELLS: dict[str, type[Recurrent]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 LAYERS: dict[str, type[Layer]] = {layer.__name__: layer for layer in (RNN, LSTM, GRU, Linear, Embedding)}
@@ -38,7 +41,9 @@ class Sequential(Network):
         An output at every step, or one for each sequence, from each direction's final state in the last
         recurrent layer (of a sequence without a step: its initial state).
     output_activation : {None, "sigmoid", "softmax"}
-        Applied by `predict` and by losses on predictions.
+        Applied by `predict`, streams and losses on predictions. A model without one gets that which its loss
+        implies from a `Trainer` with "bce" (sigmoid) or "cross_entropy" (softmax): after such training,
+        `predict` gives probabilities. `forward` always gives the logits before it.
     seed : int or numpy.random.Generator, optional
         For dropout.
 
@@ -52,6 +57,11 @@ class Sequential(Network):
     ------
     ValueError, TypeError
         If the widths or dtypes of neighbours differ, or a layer stands where it cannot.
+
+    Warns
+    -----
+    UserWarning
+        If a `Linear` layer follows another.
     """
 
     def __init__(
@@ -73,6 +83,12 @@ class Sequential(Network):
         self.input = first.inputs[0] if input is None else checks.choice("input", input, first.inputs)
         if self.output == "last" and not any(layer.states for layer in self.chain):
             raise ValueError("output='last' needs a recurrent layer")
+
+    def __repr__(self) -> str:
+        options = {"input": self.input, "output": self.output, "output_activation": self.output_activation}
+        lines = [f"{name}: {layer!r}" for name, layer in self.layers.items()]
+        lines += [f"{name}={value!r}" for name, value in options.items()]
+        return f"{type(self).__name__}(\n    " + ",\n    ".join(lines) + ",\n)"
 
     @property
     def layers(self) -> Mapping[str, Layer]:
@@ -166,9 +182,15 @@ class Sequential(Network):
         """
         return self._backward(dlogits, dstate)
 
+    def end_in(self, activation: str) -> None:
+        """Put an output activation behind a model that has none; see `output_activation`."""
+        self.__dict__["output_activation"] = activation
+
     def predict(self, x: npt.ArrayLike, lengths: npt.ArrayLike | None = None) -> np.ndarray:
         """Return the output after its activation, (N, T, O) or (N, O); arguments as for `forward`.
 
+        These are probabilities if `output_activation` is "sigmoid" or "softmax", as it is once a `Trainer`
+        has been made for the model with the loss "bce" or "cross_entropy"; else they are `forward`'s logits.
         Many sequences are run some at a time, so memory beyond x and the result stays small.
         """
         return self._infer(self.check_batch(x, None, lengths), Network._predictions)[0]
@@ -224,17 +246,24 @@ class Sequential(Network):
         rule = "-" * len(lines[0])
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
         """Write the model to a safetensors file, whole or not at all.
 
         The configuration goes into the metadata, so that `load` needs nothing else.
+
+        Parameters
+        ----------
+        path : path
+        extra : mapping, optional
+            What a user of the model needs besides, such as a vocabulary or the scale of the input: plain
+            values, lists, mappings and arrays. `load_extra` returns it.
 
         Raises
         ------
         OSError
             If the file cannot be written; one that was there before is then unchanged.
         """
-        save_arrays(path, "model", self.state_dict(), self.config())
+        save_arrays(path, "model", self.state_dict(), self.config(), extra)
 
 
 class SequenceModel(Sequential):
@@ -468,8 +497,13 @@ class Stream:
         self.state = state["state"]
 
 
-def load(path: str | os.PathLike[str]) -> Sequential:
-    """Read a model that `Sequential.save` wrote. No code of the file is run.
+def load(path: str | os.PathLike[str]) -> Any:
+    """Read a model that a method ``save`` of this package wrote. No code of the file is run.
+
+    Returns
+    -------
+    Sequential
+        Or, from a file of one, a `rnncore.tasks.Forecaster`.
 
     Raises
     ------
@@ -480,19 +514,31 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     """
     params, config = load_arrays(path, "model")
     try:
-        layers = {}
-        for name, options in config.pop("layers").items():
-            own = {key.removeprefix(f"{name}."): v for key, v in params.items() if key.startswith(f"{name}.")}
-            layers[name] = LAYERS[options.pop("type")](**options, init=own)
-        return Sequential(layers, **config)
+        return MAKERS[config.get("type", "Sequential")](params, config)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def build(params: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Sequential:
+    """Make a model again from its parameters, by name, and its `config`."""
+    layers = {}
+    for name, options in config["layers"].items():
+        own = {key.removeprefix(f"{name}."): v for key, v in params.items() if key.startswith(f"{name}.")}
+        others = {key: value for key, value in options.items() if key != "type"}
+        layers[name] = LAYERS[options["type"]](**others, init=own)
+    return Sequential(layers, **{key: value for key, value in config.items() if key != "layers"})
+
+
+# what makes a model again from its parameters and its configuration, by the type that this tells
+MAKERS: dict[str, Callable[[dict[str, np.ndarray], dict[str, Any]], Any]] = {"Sequential": build}
 
 
 def _check_chain(layers: Mapping[str, Layer]) -> None:
     """Raise unless each layer can follow the one before it."""
     if not layers:
         raise ValueError("layers must not be empty")
+    if len(set(map(id, layers.values()))) < len(layers):
+        raise ValueError("layers holds the same layer twice: copy.deepcopy makes another one")
     before: tuple[str, Layer] | None = None
     for name, layer in layers.items():
         if not isinstance(name, str) or not name or "." in name:
@@ -512,6 +558,11 @@ def _check_chain(layers: Mapping[str, Layer]) -> None:
                 raise ValueError(
                     f"layers[{name!r}] has dtype {layer.dtype}, but layers[{previous!r}] {below.dtype}"
                 )
+            if isinstance(layer, Linear) and isinstance(below, Linear):
+                warnings.warn(
+                    f"layers[{name!r}] follows layers[{previous!r}] with nothing between: "
+                    "two linear maps in a row are one",
+                    UserWarning,
+                    stacklevel=3,
+                )
         before = name, layer
-    if len(set(map(id, layers.values()))) < len(layers):
-        raise ValueError("layers holds the same layer twice: copy.deepcopy makes another one")

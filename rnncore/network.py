@@ -14,6 +14,8 @@ import numpy.typing as npt
 from rnncore import checks
 from rnncore.plan import Layer, Plan, Plans, States, gradient
 
+__all__ = ["Arrays", "Checked", "Network", "Pass", "Seed", "State"]
+
 AT_ONCE = 1 << 25  # bytes of buffers that an inference takes about, if its sequences are many
 FEWEST_ROWS = 32  # that are run at a time then: fewer would not keep the products busy
 
@@ -97,14 +99,27 @@ class Network(ABC):
     def check_input(self, x: npt.ArrayLike) -> tuple[np.ndarray, bool]:
         """Return x as an array (N, T, D), or (N, T) of token ids, and whether it is the latter."""
         found = checks.array("x", x)
-        if self.kind_of(found) == "tokens":
+        kind, D = self.kind_of(found), self.chain[0].in_features
+        if (
+            found.ndim == 2
+            and self.kind_of(found[None]) == "dense"
+            and (kind == "dense" or found.dtype.kind == "f")
+        ):
+            raise ValueError(
+                f"x must have shape (N, T, {D}), got {found.shape}{_missing_axis(found.shape[1], D)}"
+            )
+        if kind == "tokens":
+            if found.ndim == 1:
+                raise ValueError(
+                    f"x must have shape (N, T), got {found.shape}: x[None] is a batch of one sequence"
+                )
             if found.ndim == 3:
                 raise ValueError(f"x must have shape (N, T) (input='tokens'), got {found.shape}")
             found = checks.integers("x", found, "token ids")
             checks.shape("x", found, ("N", "T"))
             return found, True
         found = checks.dense("x", found)
-        checks.shape("x", found, ("N", "T", self.chain[0].in_features))
+        checks.shape("x", found, ("N", "T", D))
         return found, False
 
     def check_states(self, name: str, state: State, N: int) -> States | None:
@@ -211,17 +226,17 @@ class Network(ABC):
         out: np.ndarray | None = None
         states: list[State] = []
         for first in range(0, N, rows):
-            y, state = self._infer_some(batch.some(slice(first, first + rows)), read)
+            y, state = self._infer_some(batch.some(slice(first, first + rows)), read, first)
             out = np.empty((N, *y.shape[1:]), y.dtype) if out is None else out
             out[first : first + rows] = y
             states.append(state)
         assert out is not None
         return out, _join(states)
 
-    def _infer_some(self, batch: Checked, read: Reader) -> tuple[np.ndarray, State]:
+    def _infer_some(self, batch: Checked, read: Reader, first: int = 0) -> tuple[np.ndarray, State]:
         key, plan = self._take(batch, training=False)
         try:
-            plan.load(batch.x, batch.lengths, batch.states)
+            plan.load(batch.x, batch.lengths, batch.states, first)
             plan.pack()
             plan.forward()
             return read(self, plan)
@@ -276,6 +291,13 @@ class Network(ABC):
 
 
 Reader = Callable[[Network, Plan], tuple[np.ndarray, State]]  # takes an output and a state out of a plan
+
+
+def _missing_axis(width: int, D: int) -> str:
+    """Return which axis numbers of two dimensions probably lack, and how to add it."""
+    if width == D:
+        return ": x[None] is a batch of one sequence"
+    return ": x[:, :, None] has one number at each step" if D == 1 else ""
 
 
 class Checked(NamedTuple):

@@ -10,6 +10,8 @@ A variable here is a flat array with its gradient: all parameters of one layer.
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +21,8 @@ import numpy as np
 
 from rnncore import checks, kernels
 from rnncore.rows import Variable, zeros
+
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "Setting", "get"]
 
 
 class Setting:
@@ -93,26 +97,45 @@ class Optimizer(ABC):
     def bind(self, variables: Sequence[Variable]) -> None:
         """Attach the optimizer to what it updates, once.
 
+        A copy of an optimizer in use is attached to nothing, but has its state, and goes on with that.
+
         Raises
         ------
         ValueError
-            If it is bound already: its state belongs to other parameters.
+            If it is bound already, or a copy whose state is of other parameters.
         """
-        if self._bound:
+        if self.rules:
             raise ValueError(
                 f"this {type(self).__name__} is in use: give every trainer an optimizer of its own"
             )
-        self._bound = [
-            {slot: zeros(v.value.shape, v.value.dtype) for slot in self.slots()} for v in variables
-        ]
-        self.rules = [self.rule(v, state) for v, state in zip(variables, self._bound, strict=True)]
+        before = self._bound or [{}] * len(variables)
+        bound = [{slot: zeros(v.value.shape, v.value.dtype) for slot in self.slots()} for v in variables]
+        if [_shapes(state) for state in self._bound] not in ([], [_shapes(state) for state in bound]):
+            raise ValueError(
+                f"this {type(self).__name__} is a copy of one in use, whose parameters were others"
+            )
+        for new, old in zip(bound, before, strict=True):
+            for slot, value in old.items():
+                new[slot][...] = value
+        self._bound = bound
+        self.rules = [self.rule(v, state) for v, state in zip(variables, bound, strict=True)]
 
     def has_slots(self) -> bool:
         """Return whether nothing is missing that its settings make it keep; once bound it keeps no more."""
         return all(set(self.slots()) <= state.keys() for state in self._bound)
 
     def step(self) -> None:
-        """Update every variable by its gradient."""
+        """Update every variable by its gradient.
+
+        Raises
+        ------
+        RuntimeError
+            If it is bound to none.
+        """
+        if not self.rules:
+            raise RuntimeError(
+                f"this {type(self).__name__} has no parameters to update: give it to a Trainer"
+            )
         self.settings[1] += 1
         for rule in self.rules:
             rule.update()
@@ -142,6 +165,14 @@ class Optimizer(ABC):
         self.settings[1] = checks.integer("steps", found["steps"][()], minimum=0)
         for key, value in own.items():
             value[...] = found[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"settings": self.settings.copy(), "_bound": copy.deepcopy(self._bound)}
+        return self.__dict__ | own | {"rules": []}  # a copy is attached to nothing
+
+    def __repr__(self) -> str:
+        known = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in known.items())})"
 
     def _slots(self) -> list[tuple[int, str, np.ndarray]]:
         return [(k, slot, value) for k, state in enumerate(self._bound) for slot, value in state.items()]
@@ -354,6 +385,10 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
     ) -> None:
         super().__init__(lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+
+def _shapes(state: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {slot: value.shape for slot, value in state.items()}
 
 
 NAMED: dict[str, Callable[[], Optimizer]] = {

@@ -9,9 +9,27 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from rnncore import tables
+
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+__all__ = [
+    "Panel",
+    "available",
+    "confusion_matrix",
+    "forecast",
+    "forecast_title",
+    "gradient_norms",
+    "training_curves",
+]
+
+DPI = 120
+MOST = 12  # panels of a picture: more take minutes and nobody reads them
+MOST_ROWS = 200  # of a forecast that can be told apart
+LONGEST = 30  # letters of a name
 
 
 class Panel(NamedTuple):
@@ -39,7 +57,7 @@ def available() -> bool:
 def training_curves(
     path: str | os.PathLike[str], title: str, updates: Sequence[float], panels: Sequence[Panel]
 ) -> None:
-    """Draw what changed over training, one panel above another.
+    """Draw what changed over training, a panel for each measure; of more than 12 the first 12.
 
     Parameters
     ----------
@@ -52,20 +70,29 @@ def training_curves(
     """
     from matplotlib.ticker import LogFormatter
 
-    figure, axes = _panels(title, len(panels))
+    if len(panels) > MOST:
+        title = f"{title}: {MOST} of {len(panels)} panels"
+        panels = panels[:MOST]
+    figure, axes = _grid(title, len(panels))
     for axis, panel in zip(axes, panels, strict=True):
         for name, values in panel.curves.items():
-            axis.plot(updates, values, label=name)
+            # a run of one validation has one point, which a line does not show
+            axis.plot(updates, values, label=name, marker="o" if len(updates) == 1 else "")
         axis.set_ylabel(panel.label)
         if panel.logarithmic:
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter(LogFormatter())
             axis.yaxis.set_minor_formatter(LogFormatter())
-        if len(panel.curves) > 1:
-            axis.legend()
         axis.grid(alpha=0.3)
-    axes[-1].set_xlabel("updates")
-    figure.savefig(path, format="png", dpi=120)
+    names = [name for panel in panels if len(panel.curves) > 1 for name in panel.curves]
+    _label(figure, axes, "updates", list(dict.fromkeys(names)))
+    figure.savefig(path, format="png", dpi=DPI)
+
+
+def forecast_title(columns: Sequence[str], source: str | None) -> str:
+    """Return the title of a forecast: what is predicted, and where it is from."""
+    names = ", ".join(columns[:3]) + (f" and {len(columns) - 3} others" if len(columns) > 3 else "")
+    return f"Forecast of {names}" + (f", {source}" if source else "")
 
 
 def forecast(
@@ -75,8 +102,13 @@ def forecast(
     truth: np.ndarray,
     start: int,
     prediction: np.ndarray,
+    index: np.ndarray | None = None,
+    index_name: str = "row",
 ) -> None:
-    """Draw a series with a forecast over it, one panel a column.
+    """Draw a series with a forecast over it, a panel for each column; of more than 12 the first 12.
+
+    A long series is shown near the forecast alone, with twice as many rows before it as it has itself, but
+    100 at least; and of a long forecast the beginning, 200 rows.
 
     Parameters
     ----------
@@ -89,17 +121,37 @@ def forecast(
     start : int
         Row that the forecast begins with.
     prediction : ndarray, (steps, C)
+    index : ndarray of datetime64 or float, (S,), optional
+        What stands below the rows; their numbers if not given.
+    index_name : str
     """
-    figure, axes = _panels(title, len(columns))
-    for axis, name, known, predicted in zip(axes, columns, truth.T, prediction.T, strict=True):
-        axis.plot(known, color="0.6", label="truth")
-        axis.plot(range(start, start + len(predicted)), predicted, label="closed-loop prediction")
-        axis.axvline(start - 0.5, color="0.3", linewidth=0.8, linestyle=":")
-        axis.set_ylabel(name)
+    if len(prediction) > MOST_ROWS:
+        title = f"{title}: {MOST_ROWS} of {len(prediction):,} rows"
+        prediction = prediction[:MOST_ROWS]
+    stop = start + len(prediction)
+    first = max(0, start - max(2 * len(prediction), 100))
+    rows = max(stop, len(truth))
+    places = np.arange(rows) if index is None else tables.extended(index, rows)
+    shown = slice(first, max(stop, min(len(truth), stop + len(prediction))))
+    if len(columns) > MOST:
+        title = f"{title}: {MOST} of {len(columns)} columns"
+    figure, axes = _grid(title, min(len(columns), MOST))
+    for axis, name, known, predicted in zip(axes, columns, truth.T, prediction.T, strict=False):
+        known = known[shown]
+        axis.plot(places[first : first + len(known)], known, color="0.6", label="truth")
+        axis.plot(
+            places[start:stop],
+            predicted,
+            label="forecast",
+            marker="o" if len(predicted) == 1 else "",
+        )
+        axis.axvline(places[start], color="0.3", linewidth=0.8, linestyle=":")
+        axis.set_ylabel(_short(name))
         axis.grid(alpha=0.3)
-    axes[0].legend(loc="upper left", bbox_to_anchor=(0, 1.16), ncols=2, frameon=False)
-    axes[-1].set_xlabel("row")
-    figure.savefig(path, format="png", dpi=120)
+        if places.dtype.kind == "M":
+            _date_axis(axis)
+    _label(figure, axes, index_name, ["truth", "forecast"])
+    figure.savefig(path, format="png", dpi=DPI)
 
 
 def confusion_matrix(path: str | os.PathLike[str], classes: Sequence[str], counts: np.ndarray) -> None:
@@ -115,30 +167,75 @@ def confusion_matrix(path: str | os.PathLike[str], classes: Sequence[str], count
         Of sequences, by true class (row) and predicted class (column).
     """
     C = len(classes)
-    figure, (axis,) = _panels("Confusion matrix", 1, width=0.5 * C + 3, height=0.5 * C + 2)
+    names = [_short(name) for name in classes]
+    longest = max(map(len, names), default=0)
+    room = 0.09 * longest  # inches that the names take beside the matrix
+    figure, (axis,) = _grid("Confusion matrix", 1, width=0.5 * C + 3 + room, height=0.5 * C + 2 + room)
     # shades by the part of a class, since classes may be of unequal size
     parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axis.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     for (true, found), count in np.ndenumerate(counts):
         shade = "white" if parts[true, found] > 0.5 else "black"
         axis.text(found, true, str(count), ha="center", va="center", color=shade)
-    axis.set_xticks(range(C), classes)
-    axis.set_yticks(range(C), classes)
+    axis.set_xticks(range(C), names, rotation=90 if longest > 4 else 0)
+    axis.set_yticks(range(C), names)
     axis.set_xlabel("predicted class")
     axis.set_ylabel("true class")
-    figure.savefig(path, format="png", dpi=120)
+    figure.savefig(path, format="png", dpi=DPI)
 
 
-def _panels(title: str, count: int, width: float = 7, height: float = 2.6) -> tuple[Figure, list[Axes]]:
-    """Return a figure with panels one above another, which share their horizontal axis."""
+def _grid(title: str, count: int, width: float = 7, height: float = 2.6) -> tuple[Figure, list[Axes]]:
+    """Return a figure with panels that share their horizontal axis: up to 3 above one another, or a grid."""
     # The classes themselves: pyplot would load a window system and keep every figure alive.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height * count + 0.6), layout="constrained")
+    across = 1 if count <= 3 else 2 if count <= 6 else 3
+    down = -(-count // across)
+    if across > 1:
+        width = 5 * across
+    figure = Figure(figsize=(width, height * down + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    return figure, list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
+    axes = list(figure.subplots(down, across, sharex=True, squeeze=False).flat)
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    for axis in axes[max(count - across, 0) : count]:
+        axis.tick_params(labelbottom=True)  # also above a place that is left empty
+    return figure, axes[:count]
+
+
+def _label(figure: Figure, axes: Sequence[Axes], below: str, names: Sequence[str]) -> None:
+    """Name the horizontal axis, and put a legend for all panels below them, where no curve can lie."""
+    for axis in axes:
+        if any(label.get_visible() for label in axis.get_xticklabels()):
+            axis.set_xlabel(below)
+    found: dict[str, Artist] = {}
+    for axis in axes:
+        handles, labels = axis.get_legend_handles_labels()
+        found |= {label: handle for label, handle in zip(labels, handles, strict=True) if label in names}
+    if found:
+        figure.legend(
+            list(found.values()),
+            list(found),
+            loc="outside lower center",
+            ncols=min(len(found), 4),
+            frameon=False,
+        )
+
+
+def _date_axis(axis: Axes) -> None:
+    """Write dates below an axis as short as can be."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator(minticks=3)  # type: ignore[no-untyped-call]
+    axis.xaxis.set_major_locator(locator)
+    axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+
+
+def _short(name: str) -> str:
+    """Return a name that fits beside a panel."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def gradient_norms(
@@ -156,7 +253,7 @@ def gradient_norms(
     reaches : sequence of int or "full"
         How far back it goes: one curve each.
     """
-    figure, (axis,) = _panels(title, 1)
+    figure, (axis,) = _grid(title, 1)
     T = len(norms)
     for i, reach in enumerate(reaches):
         k = T if reach == "full" else min(int(reach), T)
@@ -169,8 +266,7 @@ def gradient_norms(
             linewidth=1 + 2 * i,
             markersize=3 + 2 * i,
         )
-    axis.set_xlabel("steps before the last one")
     axis.set_ylabel("norm of ∂ loss / ∂ h")
-    axis.legend()
     axis.grid(alpha=0.3)
-    figure.savefig(path, format="png", dpi=120)
+    _label(figure, [axis], "steps before the last one", [f"bptt = {reach}" for reach in reaches])
+    figure.savefig(path, format="png", dpi=DPI)

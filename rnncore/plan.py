@@ -17,6 +17,8 @@ import numpy as np
 from rnncore import checks, kernels, losses, machine
 from rnncore.rows import Rows, Variable, zeros
 
+__all__ = ["Layer", "Plan", "Plans", "Stage", "States", "gradient"]
+
 ALWAYS_FITS = 1 << 28  # bytes for which nobody looks how much memory is free
 
 States = Sequence[Sequence[np.ndarray]]  # for each recurrent layer h, or h and c: (L * directions, N, H)
@@ -269,8 +271,16 @@ class Plan:
 
     # the batch in
 
-    def load(self, x: np.ndarray, lengths: np.ndarray | None = None, states: States | None = None) -> None:
+    def load(
+        self,
+        x: np.ndarray,
+        lengths: np.ndarray | None = None,
+        states: States | None = None,
+        first: int = 0,
+    ) -> None:
         """Take a batch in: x (N, T, D) or (N, T), whose values alone are left to check.
+
+        It may be part of a larger one, of which it has the sequences from `first` on.
 
         Raises
         ------
@@ -282,7 +292,7 @@ class Plan:
         if self.rows.most > 1 and self.rows.shares != (shares := self._forward.shares):
             self.rows.share(shares)
         if not self.intake.take(x):
-            self._refuse("x", self.x.value[: self.rows.M], self._bounds, self._expected)
+            self._refuse("x", x, self.x.value[: self.rows.M], self._bounds, self._expected, first=first)
         self.load_states(states)
 
     def load_step(self, x_t: np.ndarray) -> None:
@@ -296,7 +306,7 @@ class Plan:
         if not self.intake.take(x_t):  # one step of all sequences is packed as it is
             wrong = checks.first_outside(self.x.value, self._bounds) or ()
             place = ", ".join(map(str, wrong))
-            raise ValueError(f"x_t[{place}] = {self.x.value[wrong]}, {self._expected}")
+            raise ValueError(f"x_t[{place}] = {_as_given(x_t[wrong], self.x.value[wrong])}, {self._expected}")
 
     def reset_states(self, rows: np.ndarray | None) -> None:
         """Zero the initial states of some sequences of a stream, or of all."""
@@ -333,15 +343,25 @@ class Plan:
             width = self.logits.value.shape[1]
             bounds = losses.bounds(self.loss, width, self.dtype)
             expected = f"expected {losses.expected(self.loss, width)}"
-            self._refuse("y", self.target[:R], bounds, expected, self.last)
+            self._refuse("y", y, self.target[:R], bounds, expected, self.last)
 
     def _refuse(
-        self, name: str, values: np.ndarray, bounds: tuple[float, float], expected: str, last: bool = False
+        self,
+        name: str,
+        given: np.ndarray,
+        packed: np.ndarray,
+        bounds: tuple[float, float],
+        expected: str,
+        last: bool = False,
+        first: int = 0,
     ) -> NoReturn:
-        """Raise ValueError for the first of the packed values outside the bounds."""
-        wrong = checks.first_outside(values, bounds)
+        """Raise ValueError for the first of the packed values outside the bounds, as it was given."""
+        wrong = checks.first_outside(packed, bounds)
         assert wrong is not None
-        raise ValueError(f"{name}{self._place(wrong, last)} = {values[wrong]}, {expected}")
+        place = self._place(wrong, last)[: given.ndim]  # a target's only output may have no axis
+        value = _as_given(given[place], packed[wrong])
+        n, *rest = place
+        raise ValueError(f"{name}[{', '.join(map(str, [first + n, *rest]))}] = {value}, {expected}")
 
     @property
     def draws(self) -> bool:
@@ -472,15 +492,19 @@ class Plan:
         np.moveaxis(out, axis, 0)[self.rows.order] = np.moveaxis(value, axis, 0)
         return out
 
-    def _place(self, index: tuple[int, ...], last: bool = False) -> str:
-        """Return where an element of the packed batch stands in the caller's, as it is written."""
+    def _place(self, index: tuple[int, ...], last: bool = False) -> tuple[int, ...]:
+        """Return where an element of the packed batch stands in the caller's."""
         row, *rest = index
         if last:
-            place = [self.rows.order[row]]
-        else:
-            sequences, steps = self.rows.origins()
-            place = [sequences[row], steps[row]]
-        return f"[{', '.join(map(str, [*place, *rest]))}]"
+            return int(self.rows.order[row]), *rest
+        sequences, steps = self.rows.origins()
+        return int(sequences[row]), int(steps[row]), *rest
+
+
+def _as_given(value: Any, packed: Any) -> str:
+    """Return a number that is refused, with what it became if that is the reason."""
+    overflows = np.isfinite(value) and np.isinf(packed)
+    return f"{value} ({packed} in {packed.dtype})" if overflows else str(value)
 
 
 def _require_memory(layers: Sequence[Layer], N: int, T: int, training: bool) -> None:

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+__all__ = ["Rows", "Variable", "zeros"]
+
 PAIR = 128  # bytes of two cache lines
 
 

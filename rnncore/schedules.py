@@ -13,7 +13,25 @@ from typing import Any
 
 from rnncore import checks
 
+__all__ = [
+    "Constant",
+    "Cosine",
+    "EarlyStopping",
+    "ReduceOnPlateau",
+    "Schedule",
+    "StepDecay",
+    "WarmUp",
+    "Watch",
+    "describe",
+    "direction",
+]
+
 MODES = ("min", "max")
+# what measures are called, a word of the metric's name: "validation_loss", "rmse_1", "exact_16"
+MEASURES = {
+    "min": {"loss", "error", "mse", "rmse", "mae", "perplexity", "bits"},
+    "max": {"accuracy", "exact", "legal", "r2"},
+}
 
 
 class Schedule(ABC):
@@ -146,6 +164,23 @@ class WarmUp(Schedule):
         self.then.load_state_dict(state)
 
 
+def direction(metric: str) -> str:
+    """Return "min" or "max", whichever is better of a metric, as a word of its name tells.
+
+    Less is better of loss, error, mse, rmse, mae, perplexity and bits; more of accuracy, exact, legal and r2.
+
+    Raises
+    ------
+    ValueError
+        If its name has no such word, or words for both.
+    """
+    words = set(metric.split("_"))
+    found = [mode for mode in MODES if words & MEASURES[mode]]
+    if len(found) != 1:
+        raise ValueError(f"mode must say which is better of {metric!r}, less ('min') or more ('max')")
+    return found[0]
+
+
 class Watch:
     """Follows a metric: its best value, and for how many validations there has been no better one.
 
@@ -153,8 +188,8 @@ class Watch:
     ----------
     metric : str
         One of those that ``task.validate`` gives.
-    mode : {"min", "max"}
-        Which is better: less or more.
+    mode : {"min", "max"}, optional
+        Which is better: less or more. If not given, the metric's name tells; see `direction`.
     min_delta : float
         By how much a value must be better than the best to count.
 
@@ -166,9 +201,9 @@ class Watch:
         Validations since.
     """
 
-    def __init__(self, metric: str, mode: str, min_delta: float) -> None:
+    def __init__(self, metric: str, mode: str | None, min_delta: float) -> None:
         self.metric = metric
-        self.mode = checks.choice("mode", mode, MODES)
+        self.mode = direction(metric) if mode is None else checks.choice("mode", mode, MODES)
         self.min_delta = checks.real("min_delta", min_delta)
         self.best = math.inf if self.mode == "min" else -math.inf
         self.waited = 0
@@ -217,8 +252,8 @@ class ReduceOnPlateau(Schedule):
     ----------
     metric : str
         One of those that ``task.validate`` gives; needs ``fit(..., validate_every=...)``.
-    mode : {"min", "max"}
-        Which is better: less or more.
+    mode : {"min", "max"}, optional
+        Which is better: less or more. If not given, the metric's name tells; see `direction`.
     decay : float, default 0.1
         Factor at each plateau.
     patience : int, default 10
@@ -232,7 +267,7 @@ class ReduceOnPlateau(Schedule):
     def __init__(
         self,
         metric: str,
-        mode: str = "min",
+        mode: str | None = None,
         *,
         decay: float = 0.1,
         patience: int = 10,
@@ -282,15 +317,17 @@ class EarlyStopping(Watch):
     ----------
     metric : str
         One of those that ``task.validate`` gives; needs ``fit(..., validate_every=...)``.
-    mode : {"min", "max"}
-        Which is better: less or more.
+    mode : {"min", "max"}, optional
+        Which is better: less or more. If not given, the metric's name tells; see `direction`.
     patience : int, default 10
         After so many validations without a better value the run ends.
     min_delta : float, default 0
         By how much a value must be better than the best to count.
     """
 
-    def __init__(self, metric: str, mode: str = "min", *, patience: int = 10, min_delta: float = 0.0) -> None:
+    def __init__(
+        self, metric: str, mode: str | None = None, *, patience: int = 10, min_delta: float = 0.0
+    ) -> None:
         super().__init__(metric, mode, min_delta)
         self.patience = checks.integer("patience", patience)
 

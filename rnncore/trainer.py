@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,9 @@ from rnncore.models import Sequential
 from rnncore.network import Seed, State
 from rnncore.plan import Plan, Plans
 from rnncore.schedules import EarlyStopping, Schedule, describe
-from rnncore.tasks.task import Batch, Task
+from rnncore.tasks.task import Batch, Batches, Task, as_batch, as_task, fingerprint
 
-__all__ = ["History", "Trainer"]
+__all__ = ["History", "Interruption", "Option", "Trainer"]
 
 REDUCTIONS = ("mean", "sum")
 Callback = Callable[[int, float], Any]
@@ -62,12 +64,64 @@ class Interruption:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class Option:
+    """A setting of a trainer that its plans are laid out for: a new value takes effect at the next step.
+
+    Parameters
+    ----------
+    check : callable
+        ``check(trainer, value)`` returns the value, or raises.
+    doc : str
+    """
+
+    def __init__(self, check: Callable[[Trainer, Any], Any], doc: str) -> None:
+        self._check = check
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, trainer: Trainer, owner: type | None = None) -> Any:
+        return self if trainer is None else getattr(trainer, self._name)
+
+    def __set__(self, trainer: Trainer, value: Any) -> None:
+        setattr(trainer, self._name, self._check(trainer, value))
+        trainer._plans, trainer._key = Plans(), None
+
+
+def _check_clip(name: str, other: str) -> Callable[[Trainer, Any], float | None]:
+    """Return the check of one of two ways to clip."""
+
+    def check(trainer: Trainer, value: Any) -> float | None:
+        if value is None:
+            return None
+        if getattr(trainer, f"_{other}", None) is not None:
+            raise ValueError("clip_norm and clip_value exclude each other")
+        return checks.real(name, value, open_low=True)
+
+    return check
+
+
+def _check_reduction(trainer: Trainer, reduction: Any) -> str:
+    return checks.choice("reduction", reduction, REDUCTIONS)
+
+
+def _check_bptt(trainer: Trainer, bptt: Any) -> int | str:
+    if bptt == "full":
+        return "full"
+    if any(getattr(layer, "bidirectional", False) for layer in trainer.model.chain):
+        raise ValueError("bptt must be 'full' for a bidirectional model: each step reaches all others")
+    return checks.integer("bptt", bptt)
+
+
 class Trainer:
     """Trains a model by stochastic gradient descent through time.
 
     Parameters
     ----------
     model : Sequential
+        Its `predict` gives what the loss is about: the losses "bce" and "cross_entropy" look at the logits
+        and imply an output activation, sigmoid or softmax, which a model that has none is given now.
     loss : {"mse", "half_mse", "bce", "cross_entropy"}
         See `rnncore.losses`.
     optimizer : Optimizer or {"sgd", "adagrad", "rmsprop", "adam", "adamw"}
@@ -90,12 +144,20 @@ class Trainer:
     ----------
     model : Sequential
     optimizer : Optimizer
+    loss : str
+    clip_norm, clip_value, reduction, bptt
+        As given; another value takes effect at the next step.
 
     Raises
     ------
     ValueError, TypeError
         For an argument that makes no sense.
     """
+
+    clip_norm = Option(_check_clip("clip_norm", "clip_value"), "Greatest norm of all gradients, or None.")
+    clip_value = Option(_check_clip("clip_value", "clip_norm"), "Greatest size of a gradient, or None.")
+    reduction = Option(_check_reduction, '"mean" or "sum".')
+    bptt = Option(_check_bptt, 'Steps that the gradient goes back, or "full".')
 
     def __init__(
         self,
@@ -111,27 +173,60 @@ class Trainer:
     ) -> None:
         if not isinstance(model, Sequential):
             raise TypeError(f"model must be a Sequential or a SequenceModel, got {type(model).__name__}")
-        if clip_norm is not None and clip_value is not None:
-            raise ValueError("clip_norm and clip_value exclude each other")
-        self.model = model
-        self.loss = losses.check(loss, model.output_activation)
-        self.clip_norm = None if clip_norm is None else checks.real("clip_norm", clip_norm, open_low=True)
-        self.clip_value = None if clip_value is None else checks.real("clip_value", clip_value, open_low=True)
-        self.reduction = checks.choice("reduction", reduction, REDUCTIONS)
-        self.bptt = bptt if bptt == "full" else checks.integer("bptt", bptt)
-        if bptt != "full" and any(getattr(layer, "bidirectional", False) for layer in model.chain):
-            raise ValueError("bptt must be 'full' for a bidirectional model: each step reaches all others")
+        self._model = model
+        self._loss = losses.check(loss, model.output_activation)
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.reduction = reduction
+        self.bptt = bptt
         self.rng = np.random.default_rng(seed)
         if self.rng is model.rng:  # batches can be drawn again only if nothing else is drawn in between
             (self.rng,) = self.rng.spawn(1)
-        self.optimizer = optimizers.get(optimizer)
-        self.optimizer.bind([layer.flat for layer in model.chain])
+        self._optimizer = optimizers.get(optimizer)
+        self._begin(None)
+        if self.loss in losses.ON_LOGITS:
+            model.end_in(losses.ON_LOGITS[self.loss])
+
+    def _begin(self, state: State) -> None:
+        """Begin without a step made, with a state of the network to go on from."""
         self._turn = threading.RLock()  # held by the thread that trains
+        self.optimizer.bind([layer.flat for layer in self.model.chain])
         self._plans = Plans()
-        self._key: Hashable = None  # of the latest step's plan, which the trainer keeps to itself
+        self._key: Hashable = (
+            None  # of the latest step's plan, which the trainer keeps; None: it is used no more
+        )
         self._latest: Plan | None = None
-        self._state: State = None
+        self._state = state
         self._predicted = False  # the plan still holds what the latest step predicted
+
+    def __getstate__(self) -> dict[str, Any]:
+        gone = {"_turn": None, "_plans": None, "_key": None, "_latest": None}
+        return self.__dict__ | gone | {"_state": self.state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._begin(state["_state"])
+
+    def __repr__(self) -> str:
+        options = {"loss": self.loss, "optimizer": self.optimizer, "clip_norm": self.clip_norm}
+        options |= {"clip_value": self.clip_value, "reduction": self.reduction, "bptt": self.bptt}
+        model = type(self.model).__name__
+        return f"Trainer({model}, {', '.join(f'{name}={value!r}' for name, value in options.items())})"
+
+    @property
+    def model(self) -> Sequential:
+        """What is trained."""
+        return self._model
+
+    @property
+    def loss(self) -> str:
+        """What is made small."""
+        return self._loss
+
+    @property
+    def optimizer(self) -> optimizers.Optimizer:
+        """What updates its parameters."""
+        return self._optimizer
 
     def step(
         self,
@@ -146,8 +241,8 @@ class Trainer:
         ----------
         x : array_like, (N, T, D) numbers or (N, T) token ids
         y : array_like
-            (N, T, O), or (N, O) for output "last"; for "cross_entropy" classes (N, T) or (N,). What stands
-            behind the end of a sequence is not looked at.
+            (N, T, O), or (N, O) for output "last"; for "cross_entropy" classes (N, T) or (N,), as also for a
+            single output. What stands behind the end of a sequence is not looked at.
         lengths : array_like of int, (N,), optional
         state : optional
             Initial state; ``trainer.state`` goes on from the batch before.
@@ -188,7 +283,7 @@ class Trainer:
         Parameters
         ----------
         batches : sequence of Batch
-            Whose `carry` is followed.
+            Whose `carry` is followed; or of tuples (x, y) or (x, y, lengths).
 
         Returns
         -------
@@ -208,7 +303,7 @@ class Trainer:
         used: list[tuple[Hashable, Plan]] = []
         self._take_turn()
         try:
-            for k, batch in enumerate(batches, 1):
+            for k, batch in enumerate(map(as_batch, batches), 1):
                 inputs, targets = checks.array("x", batch.x), checks.array("y", batch.y)
                 key: Hashable = _key(inputs, targets)
                 plan = self._plans.take(key, lambda: self._lay_out(inputs, targets, True))  # noqa: B023
@@ -246,7 +341,7 @@ class Trainer:
     def _keep(self, key: Hashable, plan: Plan) -> None:
         """Let a plan be that of the latest step."""
         if plan is not self._latest:
-            if self._latest is not None:
+            if self._latest is not None and self._key is not None:
                 self._plans.give_back(self._key, self._latest)
             self._key, self._latest = key, plan
         self._state, self._predicted = None, True
@@ -258,7 +353,7 @@ class Trainer:
 
     def _run(self, plan: Plan, first: bool = True, last: bool = True, factor: float = 1.0) -> float:
         """Learn from the batch that a plan holds; arguments as for its step."""
-        rng = self.model.rng
+        rng = self._model.rng  # at every step: a property takes longer
         generator = rng.bit_generator.state if plan.draws else None
         plan.draw(rng)
         step = plan.step
@@ -281,8 +376,8 @@ class Trainer:
     def state(self) -> State:
         """State after the latest step that was not refused, as a copy; None before the first."""
         if self._latest is not None and self._state is None:
-            self._state = self.model.wrap_states(self._latest.read_final())
-        return self._state
+            return self.model.wrap_states(self._latest.read_final())
+        return copy.deepcopy(self._state)
 
     @property
     def prediction(self) -> np.ndarray:
@@ -296,7 +391,7 @@ class Trainer:
 
     def fit(
         self,
-        task: Task,
+        task: Task | Iterable[Any],
         steps: int | None = None,
         *,
         epochs: int | None = None,
@@ -314,11 +409,14 @@ class Trainer:
 
         Parameters
         ----------
-        task : Task
+        task : Task or iterable of batches
+            Batches may be tuples (x, y) or (x, y, lengths). A list of them is one epoch, in its order; so is
+            an iterator, as a generator is, which gives them only once.
         steps : int, optional
             Number of updates of the whole run; epochs follow one another until then.
         epochs : int, optional
-            Number of passes over the task's batches. One of the two at least; the first reached ends the run.
+            Number of passes over the task's batches. One of the two at least, unless the batches come from an
+            iterator; the first reached ends the run.
         accumulate : int, default 1
             Batches for each update; see `accumulate`.
         validate_every : int, optional
@@ -328,18 +426,20 @@ class Trainer:
             `rnncore.schedules`.
         early_stopping : EarlyStopping, optional
             When to end the run before its time. The model has its best weights in the end, however the run
-            ended.
+            ended, by an error or Ctrl-C as well; a checkpoint has the latest ones besides.
         callbacks : sequence of callable
             Each is called as ``callback(step, loss)`` after every update, step counting from 1. One that
-            returns True ends the run.
+            returns True, Python's or NumPy's, ends the run; no other value does.
         checkpoint : path, optional
-            File that tells where the run stands. It is written when the run is over, or stopped by Ctrl-C
+            File that tells where the run stands. It is written when the run is over (if it cannot be, that is
+            a warning, since the model is trained), or stopped by Ctrl-C
             (which then waits for the update to be whole) or by a loss or gradient that is no number.
         checkpoint_every : int, optional
             Write it after every so many updates as well.
         resume : bool
             Go on from the checkpoint, if the file is there, with the bits of a run that never stopped.
             Trainer and task must be made as they were, but for the optimizer's settings: the file has them.
+            For a run that is made longer, the steps of `schedule` and `validate_every` may be others.
         progress : bool
             Show a progress bar.
 
@@ -354,14 +454,23 @@ class Trainer:
             For an argument that makes no sense, a batch that `step` refuses, or a checkpoint that is damaged
             or of another run.
         FloatingPointError
-            If the loss or a gradient is infinite or no number. The parameters are those before that update;
-            a resumed run goes on behind it.
+            If the loss or a gradient is infinite or no number. The parameters are those before that update,
+            or the best ones of early stopping; a resumed run goes on behind it.
         KeyboardInterrupt
         """
         from tqdm.auto import tqdm
 
+        source = as_task(task)
+        if isinstance(source, Batches) and source.once:
+            if epochs not in (None, 1):
+                raise ValueError(
+                    f"an iterator gives its batches once, but epochs = {epochs!r}: give a list of them"
+                )
+            epochs = 1
         if steps is None and epochs is None:
             raise ValueError("fit needs steps or epochs")
+        if validate_every is not None and not callable(getattr(source, "validate", None)):
+            raise TypeError(f"validate_every needs a task with a method validate, got {type(task).__name__}")
         if validate_every is None and early_stopping:
             raise ValueError("early_stopping needs validate_every")
         if validate_every is None and schedule and schedule.state_dict():
@@ -377,10 +486,11 @@ class Trainer:
         course = Course(
             self.model,
             self.optimizer,
-            Epochs(task, self.rng, epochs),
+            Epochs(source, self.rng, epochs, watched=checkpoint is not None),
             schedule,
             early_stopping,
-            self._settings(accumulate, validate_every, schedule, early_stopping),
+            self._settings(accumulate, validate_every, schedule, early_stopping)
+            | {"task": None if checkpoint is None else fingerprint(source)},
         )
         if checkpoint is not None:
             sweep(checkpoint)
@@ -389,50 +499,52 @@ class Trainer:
         history, loss = course.history, course.history.loss
         batches = iter(course.batches)
         due = 0.0
-        with (
-            Interruption(active=checkpoint is not None) as interruption,
-            tqdm(total=steps, initial=len(loss), unit="step", disable=not progress) as bar,
-        ):
-            over = early_stopping is not None and early_stopping.over
-            failure = None
-            try:
-                while len(loss) < limit and not over:
-                    group = list(itertools.islice(batches, accumulate))
-                    if not group:
-                        break
+        with course.ending_at_best():
+            with (
+                Interruption(active=checkpoint is not None) as interruption,
+                tqdm(total=steps, initial=len(loss), unit="step", disable=not progress) as bar,
+            ):
+                over = early_stopping is not None and early_stopping.over
+                failure = None
+                try:
+                    while len(loss) < limit and not over:
+                        group = list(itertools.islice(batches, accumulate))
+                        if not group:
+                            break
+                        if schedule:
+                            self.optimizer.lr = course.lr * schedule.factor(len(loss))
+                        loss.append(self._learn(group))
+                        step = len(loss)
+                        if step % validate == 0:
+                            course.validate()
+                            over = early_stopping is not None and early_stopping.over
+                        for callback in callbacks:
+                            over = _is_true(callback(step, loss[-1])) or over
+                        if checkpoint is not None and step % save == 0:
+                            course.save(checkpoint, self.state)
+                        if time.monotonic() >= due:
+                            if steps is None and course.batches.total:  # now the bar can tell the time left
+                                bar.total = math.ceil(course.batches.total / accumulate)
+                            _report(bar, loss, self.optimizer.lr)
+                            due = time.monotonic() + REPORT_EVERY
+                        over = over or interruption.came
+                    _report(bar, loss, self.optimizer.lr)
+                except FloatingPointError as error:
+                    failure = error
+                finally:
                     if schedule:
-                        self.optimizer.lr = course.lr * schedule.factor(len(loss))
-                    loss.append(self._learn(group))
-                    step = len(loss)
-                    if step % validate == 0:
-                        course.validate()
-                        over = early_stopping is not None and early_stopping.over
-                    for callback in callbacks:
-                        over = callback(step, loss[-1]) is True or over
-                    if checkpoint is not None and step % save == 0:
+                        self.optimizer.lr = course.lr
+                if checkpoint is not None:
+                    try:
                         course.save(checkpoint, self.state)
-                    if time.monotonic() >= due:
-                        if steps is None and course.batches.total:  # now the bar can tell the time left
-                            bar.total = math.ceil(course.batches.total / accumulate)
-                        _report(bar, loss, self.optimizer.lr)
-                        due = time.monotonic() + REPORT_EVERY
-                    over = over or interruption.came
-                _report(bar, loss, self.optimizer.lr)
-            except FloatingPointError as error:
-                failure = error
-            finally:
-                if schedule:
-                    self.optimizer.lr = course.lr
-            if checkpoint is not None:
-                course.save(checkpoint, self.state)
-        if failure:
-            raise failure
-        if interruption.came:
-            raise KeyboardInterrupt
-        if validate_every and loss and len(loss) not in history.metrics:
-            course.validate()
-        if course.best:
-            self.model.load_state_dict(course.best)
+                    except OSError as error:  # what was learnt is still there
+                        warnings.warn(f"no checkpoint at the end of the run: {error}", stacklevel=2)
+            if failure:
+                raise failure
+            if interruption.came:
+                raise KeyboardInterrupt
+            if validate_every and loss and len(loss) not in history.metrics:
+                course.validate()
         return history
 
     def _settings(
@@ -447,7 +559,7 @@ class Trainer:
             "clip_norm": self.clip_norm,
             "clip_value": self.clip_value,
             "bptt": self.bptt,
-            "optimizer": type(self.optimizer).__name__,
+            "optimizer": {"type": type(self.optimizer).__name__, "slots": list(self.optimizer.slots())},
             "generators": [type(rng.bit_generator).__name__ for rng in (self.rng, self.model.rng)],
             "accumulate": accumulate,
             "validate_every": validate_every,
@@ -493,6 +605,8 @@ class Trainer:
 
     def evaluate(self, task: Task) -> dict[str, float]:
         """Return how well the model does on what the task holds out: ``task.evaluate(model)``."""
+        if not callable(getattr(task, "evaluate", None)):
+            raise TypeError(f"task must be one with a method evaluate, got {type(task).__name__}")
         return task.evaluate(self.model)
 
     def _load(
@@ -556,6 +670,11 @@ class Trainer:
 def _key(x: np.ndarray, y: np.ndarray) -> tuple[Any, ...]:
     """Return what plans are found by: they were checked against these shapes and dtypes."""
     return x.shape, x.dtype, y.shape, y.dtype
+
+
+def _is_true(answer: Any) -> bool:
+    """Return whether a callback has answered True, and not just something that counts as true."""
+    return isinstance(answer, bool | np.bool_) and bool(answer)
 
 
 def _report(bar: Any, loss: list[float], lr: float) -> None:

@@ -226,7 +226,7 @@ def test_run_writes_its_folder(tmp_path):
     folder = tmp_path / "deep" / "run"
     run = recipes.addition(0, 50, progress=False)
     names = run.write(folder)
-    assert names == ["model.safetensors", "metrics.json", "history.csv", "curves.png"]
+    assert names == ["model.safetensors", "history.csv", "metrics.json", "curves.png"]
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
 
     again = rc.load(folder / "model.safetensors")

@@ -139,7 +139,7 @@ def test_wrong_x(model, x, error, message):
 
 @pytest.mark.parametrize("layer", [rc.LSTM(V, 3), rc.Embedding(V, 3)])
 @pytest.mark.parametrize(
-    ("wrong", "found"), [(V, "5"), (-1, "-1"), (-(2**62), "-46116860"), (2**63, "-92233720")]
+    ("wrong", "found"), [(V, "5"), (-1, "-1"), (-(2**62), "-46116860"), (2**63, "9223372036854775808")]
 )
 def test_tokens_outside_the_vocabulary(layer, wrong, found):
     ids = IDS.astype(np.uint64 if wrong > 2**62 else np.int64)
@@ -325,7 +325,7 @@ def test_numbers_that_float32_cannot_hold_are_refused_in_training():
     trainer = rc.Trainer(dense(), "mse")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        with pytest.raises(ValueError, match=r"x\[1, 2, 0\] = inf, expected a finite number"):
+        with pytest.raises(ValueError, match=r"x\[1, 2, 0\] = 1e\+300 \(inf in float32\), expected a finite"):
             trainer.step(x, X)
 
 
@@ -385,3 +385,150 @@ def test_where_a_bad_number_stands(lengths, index):
             trainer.step(x, X, lengths)
     else:
         assert np.isfinite(trainer.step(x, X, lengths))
+
+
+# --- masks, aliases, data frames ---
+
+
+def masked(x, *places):
+    found = np.ma.masked_array(x.copy())
+    for place in places:
+        found[place] = np.ma.masked
+    return found
+
+
+class Frame:
+    """Stands for a data frame: iterating it gives its labels."""
+
+    def __init__(self, values, columns=None):
+        self.values, self.columns = np.asarray(values), columns
+
+    def __iter__(self):
+        return iter(self.columns)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+
+def test_a_mask_that_hides_something_is_refused():
+    x, y = masked(X, (1, 2, 0), (0, 0, 1)), np.zeros((N, T, 2))
+    message = "must have no masked elements, but has {}: fill them or leave them out"
+    trainer, series = rc.Trainer(dense(), "mse"), masked(np.arange(200.0), 3, 5, 7)
+    for name, count, call in (
+        ("x", 2, lambda: dense().predict(x)),
+        ("x", 2, lambda: rc.LSTM(D, 3).forward(x)),
+        ("x", 2, lambda: dense().predict([*x])),
+        ("x", 2, lambda: trainer.step(x, y)),
+        ("y", 1, lambda: trainer.step(X, masked(y, (0, 0, 0)))),
+        ("lengths", 1, lambda: dense().predict(X, masked(np.array([1, 2, 3]), 1))),
+        ("x_t", 1, lambda: dense().stream(N).step(x[:, 0])),
+        ("state", 1, lambda: rc.GRU(D, 3).forward(X, masked(np.zeros((1, N, 3)), (0, 0, 0)))),
+        (
+            "head.bias",
+            1,
+            lambda: dense().load_state_dict(dense().params | {"head.bias": masked(np.ones(2), 0)}),
+        ),
+        ("series", 3, lambda: rc.tasks.Forecasting(series)),
+        ("x", 2, lambda: rc.tasks.SequenceRegression(x, y[:, 0])),
+        (r"x\[1\]", 1, lambda: rc.tasks.SequenceRegression([*x[:0], X[0], x[1]], [1, 2])),
+        ("y", 1, lambda: rc.tasks.SequenceRegression(X, masked(np.arange(3.0), 2))),
+        ("y", 1, lambda: rc.tasks.SequenceClassification(X, masked(np.arange(3), 2))),
+    ):
+        with pytest.raises(ValueError, match=f"{name} {message.format(count)}"):
+            call()
+    np.testing.assert_array_equal(dense().predict(masked(X)), dense().predict(X))  # nothing is hidden
+    np.testing.assert_array_equal(dense().predict([*masked(X)]), dense().predict(X))
+
+
+def test_swapped_parameters_are_swapped():
+    """Also where the arrays given are those that are written into."""
+    model = dense()
+    before = model.state_dict()
+    a, b = "rnn.bias_ih_l0", "rnn.bias_hh_l0"
+    model.params[b][...] = np.arange(12)
+    model.load_state_dict({**model.params, a: model.params[b], b: model.params[a]})
+    np.testing.assert_array_equal(model.params[a], np.arange(12))
+    np.testing.assert_array_equal(model.params[b], before[a])
+
+
+def test_a_swapped_state_is_swapped():
+    stream = rc.SequenceModel(D, 3, 2, input="dense").stream(N)
+    stream.step(X[:, 0])
+    h, c = stream.state
+    stream.state = c, h
+    np.testing.assert_array_equal(stream.state, (c, h))
+
+
+def test_data_frames_are_their_values():
+    frame = Frame(X[:, :, 0], columns=list("abcd"))
+    task = rc.tasks.SequenceRegression(frame, Frame([1.0, 2, 3]), held_out=0)
+    assert sorted(task.train.x[:, :, 0].tolist()) == sorted(X[:, :, 0].tolist())
+    task = rc.tasks.SequenceRegression([Frame(x, "ab") for x in X], [1.0, 2, 3], held_out=0)
+    assert sorted(task.train.x.tolist()) == sorted(X.tolist())
+    series = Frame(np.random.default_rng(0).normal(size=(100, 2)), columns=["load", 7])
+    task = rc.tasks.Forecasting(series, window=5)
+    assert task.columns == ["load", "7"]
+    np.testing.assert_array_equal(task.series, series.values)
+    assert rc.tasks.Forecasting(series, window=5, columns=["a", "b"]).columns == ["a", "b"]
+
+
+def test_pandas():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"load": np.arange(100.0), "rain": np.arange(100)})
+    assert rc.tasks.Forecasting(frame, window=5).columns == ["load", "rain"]
+    assert rc.tasks.Forecasting(frame["load"], window=5).columns == ["load"]
+    task = rc.tasks.SequenceClassification(frame, pandas.Series(list("ab") * 50))
+    assert task.train.x.shape == (80, 2, 1)
+    assert task.classes.tolist() == ["a", "b"]
+    with pytest.raises(TypeError, match="column 'day' of series must hold real numbers"):
+        rc.tasks.Forecasting(pandas.DataFrame({"day": ["Mon"] * 100, "rain": np.arange(100)}))
+
+
+# --- what an error says ---
+
+
+def test_an_id_is_told_as_it_was_given():
+    ids = np.full((N, T), 2**63 + 5, np.uint64)
+    for call in (
+        lambda: tokens().predict(ids),
+        lambda: rc.GRU(V, 3).forward(ids),
+        lambda: rc.Trainer(tokens(), "cross_entropy").step(ids, IDS % 2),
+    ):
+        with pytest.raises(ValueError, match=r"x\[0, 0\] = 9223372036854775813, but the vocabulary has ids"):
+            call()
+    with pytest.raises(ValueError, match=r"x_t\[0\] = 9223372036854775813, but the vocabulary has ids"):
+        tokens().stream(N).step(ids[:, 0])
+    with pytest.raises(ValueError, match=r"y\[0, 0\] = 9223372036854775813, expected a class of"):
+        rc.Trainer(tokens(), "cross_entropy").step(IDS, ids)
+
+
+def test_a_place_is_that_in_the_whole_batch():
+    """Many sequences are run some at a time."""
+    model = rc.SequenceModel(V, 128, 2)
+    ids = np.zeros((9000, 50), np.int32)
+    assert model._rows_at_once(*ids.shape) < 4000
+    ids[8000, 3] = 9
+    with pytest.raises(ValueError, match=r"x\[8000, 3\] = 9, but the vocabulary has ids 0 ... 4"):
+        model.predict(ids)
+
+
+@pytest.mark.parametrize(
+    ("network", "x", "message"),
+    [
+        (dense(), X[0], r"x must have shape \(N, T, 2\), got \(4, 2\): x\[None\] is a batch of one sequence"),
+        (dense(), X[0].astype(int), r"got \(4, 2\): x\[None\] is a batch of one sequence"),
+        (rc.LSTM(D, 3), X[0], r"x must have shape \(N, T, 2\), got \(4, 2\): x\[None\] is a batch of one"),
+        (rc.LSTM(3, 3), X[0], r"x must have shape \(N, T, 3\), got \(4, 2\)$"),
+        (rc.LSTM(1, 3), X[0], r"got \(4, 2\): x\[:, :, None\] has one number at each step"),
+        (rc.Linear(D, 3), X[0], r"got \(4, 2\): x\[None\] is a batch of one sequence"),
+        (tokens(), IDS[0], r"x must have shape \(N, T\), got \(4,\): x\[None\] is a batch of one sequence"),
+        (rc.Embedding(V, 3), IDS[0], r"got \(4,\): x\[None\] is a batch of one sequence"),
+        (dense(), X[0, 0], r"x must have shape \(N, T, 2\), got \(2,\)"),
+    ],
+)
+def test_an_axis_that_is_missing(network, x, message):
+    with pytest.raises(ValueError, match=message):
+        network.forward(x)

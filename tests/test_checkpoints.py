@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import rnncore as rc
-from rnncore.files import load_arrays
+from rnncore.files import load_arrays, save_arrays
 from rnncore.schedules import Cosine, EarlyStopping, ReduceOnPlateau, WarmUp
 from rnncore.tasks import Batch
 
@@ -279,6 +279,63 @@ def test_training_in_a_thread(tmp_path):
     assert (tmp_path / "c").exists()
 
 
+# --- the best weights, however the run ends ---
+
+
+class Scripted(Streams):
+    """Validation gives these errors, one after another."""
+
+    def __init__(self, errors):
+        self.errors = iter(errors)
+
+    def validate(self, model):
+        return {"error": next(self.errors)}
+
+
+def fail_at(step, error):
+    def callback(now, loss):
+        if now == step:
+            raise error
+
+    return callback
+
+
+def ended(kind, path, resume=False):
+    """A run whose best weights are those after 4 updates, and which ends in some way after 7."""
+    trainer, stopping = make(), EarlyStopping("error", patience=9)
+    callback = {
+        "crash": fail_at(7, Crash()),
+        "no number": fail_at(7, FloatingPointError()),
+        "Ctrl-C": interrupt_at(7),
+        "a second Ctrl-C": fail_at(7, KeyboardInterrupt()),
+        "end": lambda step, loss: step == 7,
+    }[kind]
+    options = {"validate_every": 2, "early_stopping": stopping, "checkpoint": path, "progress": False}
+    try:
+        trainer.fit(Scripted([3, 1, 2, 4]), 20, callbacks=[callback], **options)
+    except (Crash, FloatingPointError, KeyboardInterrupt):
+        assert kind != "end"
+    else:
+        assert kind == "end"
+    return trainer
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("checkpointed", [True, False])
+@pytest.mark.parametrize("kind", ["crash", "no number", "Ctrl-C", "a second Ctrl-C", "end"])
+def test_the_best_weights_however_the_run_ended(tmp_path, kind, checkpointed):
+    path = tmp_path / "c" if checkpointed else None
+    trainer, best, latest = ended(kind, path), make(), make()
+    best.fit(Streams(), 4, progress=False)
+    latest.fit(Streams(), 7, progress=False)
+    assert_same(trainer.model.state_dict(), best.model.state_dict())
+    if checkpointed and path.exists():
+        arrays, _ = load_arrays(path, "checkpoint")
+        for name, value in latest.model.params.items():
+            np.testing.assert_array_equal(arrays[f"model.{name}"], value)
+    assert not checkpointed or path.exists() == (kind in ("no number", "Ctrl-C", "end"))
+
+
 # --- what cannot be gone on with ---
 
 
@@ -305,7 +362,9 @@ def test_another_run(tmp_path, options, message):
 
 def test_another_model(tmp_path):
     make().fit(Streams(), 3, checkpoint=tmp_path / "c", progress=False)
-    with pytest.raises(ValueError, match="is of a run with model = "):
+    with pytest.raises(
+        ValueError, match=r"is of a run with model.layers.rnn.type = 'LSTM', but this one has 'GRU'"
+    ):
         make(cell="gru").fit(Streams(), 5, checkpoint=tmp_path / "c", resume=True, progress=False)
 
 
@@ -341,6 +400,165 @@ def test_data_that_became_less(tmp_path):
     make().fit(Streams(), 3, checkpoint=tmp_path / "c", progress=False)
     with pytest.raises(ValueError, match=r"task.batches\(\) gave less than the 3 batches of the checkpoint"):
         make().fit(Fewer(), 5, checkpoint=tmp_path / "c", resume=True, progress=False)
+
+
+def refused(path, trainer, task, message, **options):
+    """Resuming raises ValueError and leaves trainer, generators and file as they were."""
+
+    def everything_of(trainer):
+        generators = [str(rng.bit_generator.state) for rng in (trainer.rng, trainer.model.rng)]
+        return settings(trainer) | {"generators": np.array(generators)}
+
+    before, content = everything_of(trainer), path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(task, 9, checkpoint=path, resume=True, progress=False, **options)
+    assert_same(everything_of(trainer), before)
+    assert path.read_bytes() == content
+
+
+def with_momentum(momentum):
+    trainer = make()
+    return rc.Trainer(trainer.model, "mse", rc.SGD(momentum=momentum), clip_norm=1.0, seed=trainer.rng)
+
+
+def test_an_optimizer_that_keeps_less_or_more(tmp_path):
+    path = tmp_path / "c"
+    with_momentum(0.9).fit(Streams(), 3, checkpoint=path, progress=False)
+    message = r"with optimizer.slots = \['momentum_buffer'\], but this one has \[\]"
+    refused(path, with_momentum(0), Streams(), message)
+    with_momentum(0).fit(Streams(), 3, checkpoint=path, progress=False)
+    refused(path, with_momentum(0.9), Streams(), r"with optimizer.slots = \[\], but this one has")
+
+
+def test_another_kind_of_generator(tmp_path):
+    make().fit(Streams(), 3, checkpoint=tmp_path / "c", progress=False)
+    trainer = make()
+    other = rc.Trainer(
+        trainer.model, "mse", rc.Adam(), clip_norm=1.0, seed=np.random.Generator(np.random.Philox(1))
+    )
+    refused(tmp_path / "c", other, Streams(), r"generators = \['PCG64', 'PCG64'\], but .* \['Philox'")
+
+
+def rewritten(path, change):
+    """Write a checkpoint again, with a checksum that fits what was changed."""
+    arrays, about = load_arrays(path, "checkpoint")
+    change(arrays, about)
+    save_arrays(path, "checkpoint", arrays, about)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays, about: arrays.pop("best.head.bias"), "head.bias is missing"),
+        (lambda arrays, about: arrays.update({"best.rnn.bias_hh_l1": np.zeros(3)}), r"got \(3,\)"),
+        (lambda arrays, about: arrays.pop("model.head.bias"), "head.bias is missing"),
+        (lambda arrays, about: arrays.pop("optimizer.0.exp_avg"), "0.exp_avg is missing"),
+        (lambda arrays, about: arrays.update(settings=np.zeros(1)), r"settings must have shape \(7,\)"),
+        (lambda arrays, about: arrays.update(loss=np.zeros((3, 1))), "loss must have shape"),
+        (lambda arrays, about: arrays.pop("state.1"), "it has no '1'"),
+        (
+            lambda arrays, about: arrays.update({"state.0": np.zeros((2, 3, 5))}),
+            r"state\[0\] must have shape",
+        ),
+        (lambda arrays, about: about["model_rng"].update(bit_generator="MT19937"), "cannot be resumed"),
+        (lambda arrays, about: about.pop("schedule"), "schedule"),
+        (lambda arrays, about: about["stopping"].pop("best"), "best"),
+        (lambda arrays, about: about.pop("batches"), "batches"),
+        (lambda arrays, about: about["settings"].pop("bptt"), "with bptt = None, but this one has 'full'"),
+        (lambda arrays, about: about["settings"].update(speed=1), "with speed = 1, but this one has None"),
+        (lambda arrays, about: about.pop("settings"), "it has no 'settings'"),
+    ],
+)
+def test_a_checkpoint_that_lacks_something(tmp_path, change, message):
+    """Its checksum is right; so a program wrote it that knows less, or more."""
+    path = tmp_path / "c"
+    make().fit(Streams(), 6, checkpoint=path, progress=False, **everything())
+    rewritten(path, change)
+    refused(path, make(seed=3), Streams(), message, **everything())
+
+
+# --- other data ---
+
+TEXT = "the cat sat on the mat, and the dog sat on the log. " * 20
+
+
+def reading(text, **options):
+    task = rc.tasks.CharLM(text, **({"batch_size": 4, "chunk": 8} | options))
+    return rc.Trainer(task.model(4, seed=1), "cross_entropy", seed=1), task
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "name"),
+    [
+        (TEXT.replace("c", "q"), {}, "text"),  # the same ids, which mean other letters
+        (TEXT.replace("dog", "god"), {}, "text"),
+        (TEXT, {"chunk": 9}, "chunk"),
+    ],
+)
+def test_another_text(tmp_path, text, options, name):
+    trainer, task = reading(TEXT)
+    trainer.fit(task, 3, checkpoint=tmp_path / "c", progress=False)
+    trainer, task = reading(text, **options)
+    refused(tmp_path / "c", trainer, task, f"is of a run with task.{name} = .*, but this one has ")
+
+
+@pytest.mark.parametrize(
+    ("make_task", "name"),
+    [
+        (lambda k: rc.tasks.BinaryAddition(seed=k), "seed"),
+        (lambda k: rc.tasks.AddingProblem(9 + k), "length"),
+        (lambda k: rc.tasks.Forecasting(np.sin(np.arange(200) + k)), "series"),
+        (lambda k: rc.tasks.NoisySine(k), "seed"),
+        (lambda k: rc.tasks.CharLM(["ab", "ba" if k else "bb"]), "words"),
+        (lambda k: rc.tasks.SequenceRegression(X + k, X[:, 0]), "train"),
+        (lambda k: rc.tasks.SequenceClassification(X, [0, k, 1 - k], held_out=0), "train"),
+    ],
+)
+def test_another_task_of_one_kind(tmp_path, make_task, name):
+    def trainer():
+        task = make_task(0)
+        loss = {"CharLM": "cross_entropy", "SequenceClassification": "cross_entropy"}.get(
+            type(task).__name__, "mse"
+        )
+        return rc.Trainer(task.model(4), loss, rc.Adam(lr=1e-4))
+
+    trainer().fit(make_task(0), 1, checkpoint=tmp_path / "c", progress=False)
+    refused(tmp_path / "c", trainer(), make_task(1), f"is of a run with task.{name} = ")
+    trainer().fit(make_task(0), 2, checkpoint=tmp_path / "c", resume=True, progress=False)
+
+
+class Selfwilled(Streams):
+    """Shuffles by a generator of its own."""
+
+    def __init__(self, seed=None):
+        self.rng = np.random.default_rng(seed)
+
+    def batches(self, rng):
+        return super().batches(self.rng)
+
+
+@pytest.mark.parametrize("updates", [1, 5, 7])
+def test_batches_that_depend_on_more_than_the_generator(tmp_path, updates):
+    make().fit(Selfwilled(), updates, checkpoint=tmp_path / "c", progress=False)
+    message = r"task.batches\(\) gave other batches than those of the checkpoint"
+    refused(tmp_path / "c", make(), Selfwilled(), message)
+
+
+def test_batches_in_a_list_are_compared(tmp_path):
+    batches = list(Streams().batches(np.random.default_rng(0)))
+    make().fit(batches, epochs=1, checkpoint=tmp_path / "c", progress=False)
+    other = [*batches[:3], batches[3]._replace(y=batches[3].y + 1e-9), batches[4]]
+    refused(tmp_path / "c", make(), other, "gave other batches")
+    whole, again = make(), make()
+    expected = outcome(whole, whole.fit(batches, epochs=2, progress=False))
+    history = again.fit(batches, epochs=2, checkpoint=tmp_path / "c", resume=True, progress=False)
+    assert_same(outcome(again, history), expected)
+
+
+def test_other_batches_in_a_longer_run(tmp_path):
+    """The checkpoint was written between two epochs."""
+    make().fit(Streams(), epochs=2, checkpoint=tmp_path / "c", progress=False)
+    refused(tmp_path / "c", make(), Selfwilled(), "gave other batches")
 
 
 def test_arguments_that_make_no_sense(tmp_path):

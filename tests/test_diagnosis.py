@@ -1,9 +1,13 @@
 """A step that fails tells in which layer, gate and time step infinity or NaN begins."""
 
+import copy
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import rnncore as rc
+from rnncore import diagnosis, kernels
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow|invalid value|divide:RuntimeWarning")
 
@@ -168,3 +172,27 @@ def test_dropout_is_the_same_again():
     model.params["head.weight"][...] = 1
     _, where = failure(model)
     assert where.startswith("Forward, it begins in layer rnn.l1, gate h at time step 0 of sequence ")
+
+
+def test_kernels_that_overflow_where_numpy_does_not():
+    """Numbers as large as theirs are rounded differently; nothing is then said of gradients."""
+    model = linear()
+    trainer = rc.Trainer(model, "mse", "sgd")
+    trainer.step(ONE, ONE, LENGTHS)
+    failed = copy.copy(trainer._latest)
+    for loss in (np.nan, np.inf):
+        failed.step = SimpleNamespace(loss=loss)
+        assert diagnosis.locate(model, failed, "mean") == (
+            f"With the NumPy kernels all is finite: only the kernels {kernels.active.name} overflow."
+        )
+    failed.step = SimpleNamespace(loss=1.0)
+    assert diagnosis.locate(model, failed, "mean").startswith("Every gradient is finite, but the sum")
+
+
+def test_a_state_that_is_no_number():
+    for activation in ("tanh", "relu", "prelu"):
+        model = make("rnn", activation=activation, init="default")
+        state = np.zeros((1, 3, 4))
+        state[0, 2, 1] = np.nan
+        what, where = failure(model, state=state)
+        assert (what, where) == ("the loss is nan", "The initial state holds nan.")

@@ -12,6 +12,7 @@ import rnncore
 PACKAGE = Path(rnncore.__file__).parent
 # each may import what stands before it
 ORDER = [
+    "interrupt",
     "machine",
     "rows",
     "reference",
@@ -88,3 +89,27 @@ def test_public_names():
     assert (PACKAGE / "py.typed").exists()
     with pytest.raises(AttributeError, match="module 'rnncore' has no attribute 'nothing'"):
         _ = rnncore.nothing
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_every_module_says_what_is_public(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    named, there, defined = None, set(), set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            there.add(node.name)
+            defined |= {node.name} if not node.name.startswith("_") else set()
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            there |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = {target.id for target in targets if isinstance(target, ast.Name)}
+            if "__all__" in names:
+                named = ast.literal_eval(node.value)
+            there |= names
+    assert named is not None
+    assert len(set(named)) == len(named)
+    assert defined <= set(named)
+    assert set(named) - {"__version__"} <= there

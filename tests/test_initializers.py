@@ -37,6 +37,15 @@ def test_default(cell):
                 np.testing.assert_array_equal(block, float(forget))
 
 
+def test_orthogonal_weights_are_uniform_among_all():
+    """The trace of a uniformly random orthogonal matrix has mean 0 and variance 1."""
+    traces = [
+        np.trace(rc.RNN(1, 8, dtype="float64", seed=seed).params["weight_hh_l0"]) for seed in range(400)
+    ]
+    assert abs(np.mean(traces)) < 4 / math.sqrt(400)
+    assert np.var(traces) == pytest.approx(1, rel=4 * math.sqrt(2 / 400))
+
+
 def test_default_of_linear_and_embedding():
     linear = rc.Linear(D, H, dtype="float64", seed=0)
     assert np.abs(linear.params["weight"]).max() <= math.sqrt(6 / (D + H))

@@ -193,3 +193,65 @@ def test_what_stands_behind_the_end_of_a_sequence_does_not_matter():
     expected = trainer("cross_entropy", None, "all").step(x, y, LENGTHS)
     x[~VALID], y[~VALID] = np.nan, -100
     assert trainer("cross_entropy", None, "all").step(x, y, LENGTHS) == expected
+
+
+# --- what a model predicts after training ---
+
+
+def probabilities(loss, logits):
+    """By the textbook."""
+    if loss == "bce":
+        return 1 / (1 + np.exp(-logits))
+    return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize(("loss", "activation"), [("bce", "sigmoid"), ("cross_entropy", "softmax")])
+@pytest.mark.parametrize("output", ["all", "last"])
+def test_a_loss_from_logits_makes_predictions_probabilities(tmp_path, loss, activation, output):
+    x, y = problem(loss, output)
+    model = trainer("mse", None, output).model
+    before = model.predict(x)
+    np.testing.assert_array_equal(before, model.forward(x)[0])
+    fitted = rc.Trainer(model, loss, rc.SGD(lr=0))
+    assert model.output_activation == activation
+    np.testing.assert_array_equal(model.forward(x)[0], before)  # logits as ever
+    p = model.predict(x)
+    np.testing.assert_allclose(p, probabilities(loss, before), rtol=1e-12)
+    fitted.step(x, y)
+    np.testing.assert_allclose(fitted.prediction, p, rtol=1e-12)
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(rc.load(tmp_path / "model").predict(x), p)
+    np.testing.assert_allclose(
+        model.stream(N).step(x[:, 0]), model.predict(x[:, :1]).reshape(N, -1), rtol=1e-12
+    )
+
+
+def test_a_loss_on_predictions_leaves_them():
+    for activation in (None, "sigmoid", "softmax"):
+        assert trainer("mse", activation, "all").model.output_activation == activation
+
+
+def test_a_refused_trainer_leaves_predictions():
+    model = trainer("mse", None, "all").model
+    with pytest.raises(ValueError, match="clip_norm"):
+        rc.Trainer(model, "bce", clip_norm=-1)
+    assert model.output_activation is None
+
+
+@pytest.mark.parametrize("loss", ["mse", "half_mse", "bce"])
+@pytest.mark.parametrize("output", ["all", "last"])
+def test_targets_of_a_single_output_need_no_axis_for_it(loss, output):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(N, T, D)), rng.random((N, T, 1) if output == "all" else (N, 1))
+    found = []
+    for target in (y, y[..., 0], y[..., 0].tolist(), y[..., 0].astype(">f8")):
+        model = rc.SequenceModel(D, 3, 1, input="dense", output=output)
+        fitted = rc.Trainer(model, loss, rc.SGD(lr=0.1))
+        found.append((fitted.step(x, target, LENGTHS), fitted.measure(x, target, LENGTHS)[:2]))
+    assert found == [found[0]] * 4
+    with pytest.raises(ValueError, match=r"y\[2(, 0)?\] = nan, expected a "):
+        fitted.step(x, np.full(y.shape[:-1], np.nan), [0, 0, 4])
+    with pytest.raises(ValueError, match=r"y must have shape \(3, (4, )?1\), got \(3, (4, )?2\)"):
+        fitted.step(x, np.repeat(y, 2, axis=-1), LENGTHS)
+    with pytest.raises(ValueError, match="y must have shape"):
+        fitted.step(x, np.zeros((T, N) if output == "all" else (N, T)), LENGTHS)

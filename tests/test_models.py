@@ -251,6 +251,29 @@ def test_chains_that_make_no_sense(layers, options, error, message):
         rc.Sequential(layers, **options)
 
 
+def test_linear_behind_linear_warns():
+    message = r"layers\['2'\] follows layers\['1'\] with nothing between: two linear maps in a row are one"
+    with pytest.warns(UserWarning, match=message) as found:
+        rc.Sequential([rc.RNN(2, 3), rc.Linear(3, 4), rc.Linear(4, 1)])
+    assert [warning.filename for warning in found] == [__file__]
+    rc.Sequential([rc.Linear(2, 3), rc.RNN(3, 3), rc.Linear(3, 4)])
+    rc.Sequential([rc.Embedding(2, 3), rc.Linear(3, 4)])
+
+
+def test_repr():
+    assert repr(rc.SequenceModel(6, 4, 2, "gru", embedding_size=3, output="last")) == (
+        "SequenceModel(\n"
+        "    embedding: Embedding(num_embeddings=6, embedding_dim=3, dtype='float32'),\n"
+        "    rnn: GRU(input_size=3, hidden_size=4, num_layers=1, bias=True, bidirectional=False, "
+        "dropout=0.0, dtype='float32', reset_after=True),\n"
+        "    head: Linear(in_features=4, out_features=2, bias=True, dtype='float32'),\n"
+        "    input='tokens',\n"
+        "    output='last',\n"
+        "    output_activation=None,\n"
+        ")"
+    )
+
+
 def test_summary():
     lines = rc.SequenceModel(7, 5, 3, embedding_size=4, output="last", **SIGMOID).summary().split("\n")
     assert [line.split() for line in lines if line[0] != "-"] == [
@@ -337,6 +360,16 @@ def test_save_and_load(model, tmp_path):
     np.testing.assert_array_equal(other.predict(x, LENGTHS), model.predict(x, LENGTHS))
     for name, value in load_file(path).items():  # any reader of the format can have the parameters
         np.testing.assert_array_equal(value, model.params[name])
+
+
+def test_layers_whose_names_begin_alike(tmp_path):
+    """Parameters of layer 1 are not those of layer 10."""
+    model = rc.Sequential([rc.RNN(D, 2, seed=0), *(rc.RNN(2, 2, seed=k) for k in range(1, 12))])
+    model.save(tmp_path / "model")
+    other = rc.load(tmp_path / "model")
+    assert list(other.layers) == [str(k) for k in range(12)]
+    for name, value in model.params.items():
+        np.testing.assert_array_equal(other.params[name], value)
 
 
 def test_saving_replaces_a_file_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -460,6 +493,33 @@ def test_a_stream_keeps_its_weights():
     for value in model.params.values():
         value[...] = 0
     np.testing.assert_allclose(stream.step(x[:, 0]), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("hidden", [5, 64, 128])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"input": "dense"},
+        {"input": "tokens"},
+        {"embedding_size": 4},
+        {"cell": "rnn", "activation": "prelu", "num_layers": 2},
+        {"cell": "gru", "output": "last"},
+    ],
+)
+def test_training_goes_on_beside_a_stream(hidden, options):
+    """The kernels read some parameters at every step: biases, slopes, and the rows that token ids pick."""
+    model = rc.SequenceModel(6, hidden, 2, **options)
+    dense = options.get("input") == "dense"
+    x = draw(3, 9, 6) if dense else np.random.default_rng(0).integers(6, size=(3, 9))
+    y = draw(3, 2) if model.output == "last" else draw(3, 9, 2)
+    trainer = rc.Trainer(model, "mse", rc.SGD(lr=0.5))
+    trainer.step(x, y)
+    stream, twin = model.stream(3), copy.deepcopy(model).stream(3)
+    for t in range(9):
+        for value in model.params.values():
+            value[...] = 0.01 * (t + 1)
+        trainer.step(x, y)
+        np.testing.assert_array_equal(stream.step(x[:, t]), twin.step(x[:, t]))
 
 
 def test_a_refused_step_leaves_the_stream_as_it_was():

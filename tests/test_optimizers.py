@@ -1,6 +1,8 @@
 """Update rules, against the formulas of the documentation applied one number at a time; state."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -195,6 +197,58 @@ def test_one_optimizer_for_one_trainer():
     rc.Trainer(rc.SequenceModel(3, 2, 1), "mse", optimizer)
     with pytest.raises(ValueError, match="this Adam is in use: give every trainer an optimizer of its own"):
         rc.Trainer(rc.SequenceModel(3, 2, 1), "mse", optimizer)
+
+
+def test_an_optimizer_without_parameters_says_so():
+    for name in optimizers.NAMED:
+        with pytest.raises(RuntimeError, match="has no parameters to update: give it to a Trainer"):
+            optimizers.get(name).step()
+
+
+@pytest.mark.parametrize(("optimizer", "rule", "options"), CASES, ids=IDS)
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_of_an_optimizer_in_use_goes_on_elsewhere(optimizer, rule, options, copied):
+    whole = run(optimizer(**options))
+    first = optimizer(**options)
+    half = run(first, grads=GRADS[:3])
+    second = copied(first)
+    state = first.state_dict()
+    with pytest.raises(RuntimeError, match="has no parameters"):
+        second.step()
+    variable = Variable(half[-1].copy(), np.zeros(5))
+    second.bind([variable])
+    for grad, expected in zip(GRADS[3:], whole[3:], strict=True):
+        variable.grad[...] = grad
+        second.step()
+        np.testing.assert_array_equal(variable.value, expected)
+    for name, value in first.state_dict().items():
+        np.testing.assert_array_equal(value, state[name])
+
+
+def test_a_copy_keeps_to_parameters_of_the_same_sizes():
+    first = rc.Adam()
+    run(first)
+    for variables in ([Variable(np.ones(4), np.ones(4))], [Variable(np.ones(5), np.ones(5))] * 2):
+        with pytest.raises(ValueError, match="a copy of one in use, whose parameters were others"):
+            copy.deepcopy(first).bind(variables)
+
+
+def test_repr():
+    assert repr(rc.Adam(lr=0.01)) == "Adam(lr=0.01, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)"
+    for name in optimizers.NAMED:
+        again = eval(repr(optimizers.get(name)), vars(rc))
+        np.testing.assert_array_equal(again.settings, optimizers.get(name).settings)
+
+
+def test_a_swapped_state_is_swapped():
+    """Also where the arrays given are those that are written into."""
+    optimizer = rc.Adam()
+    run(optimizer)
+    m, v = optimizer._bound[0].values()
+    before = m.copy(), v.copy()
+    optimizer.load_state_dict({"steps": np.array(6), "0.exp_avg": v, "0.exp_avg_sq": m})
+    np.testing.assert_array_equal(m, before[1])
+    np.testing.assert_array_equal(v, before[0])
 
 
 def test_names():

@@ -1,5 +1,7 @@
 """What is installed, and what the README promises about installing."""
 
+import contextlib
+import io
 import re
 import zlib
 from importlib.metadata import metadata
@@ -72,7 +74,11 @@ def test_readme_opens_with_two_commands():
 def test_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec("\n".join(blocks("python")), names)
+    for code, expected in re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", README, re.DOTALL):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            exec(code, names)
+        assert out.getvalue() == expected
     assert ((names["p"] > 0.5) == names["y"]).mean() > 0.9
     streamed, whole = np.concatenate(names["streamed"]), names["whole"]
     # compiled kernels give the same bits, NumPy's the same numbers but for rounding

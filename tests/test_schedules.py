@@ -117,7 +117,7 @@ def test_rates_are_pytorchs(kind):
         "cosine": lambda: (Cosine(9, 0.2), of.CosineAnnealingLR(optimizer, 9, 0.1)),
         "warm-up": lambda: (WarmUp(5), of.LinearLR(optimizer, 1 / 5, 1.0, total_iters=4)),
         "plateau": lambda: (
-            ReduceOnPlateau("e", patience=2, decay=0.3),
+            ReduceOnPlateau("e", "min", patience=2, decay=0.3),
             of.ReduceLROnPlateau(optimizer, factor=0.3, patience=2, threshold=0),
         ),
     }[kind]()
@@ -213,6 +213,80 @@ def test_nan_is_never_the_best():
     assert len(history.loss) == 2
 
 
+@pytest.mark.parametrize(
+    ("metric", "mode"),
+    [
+        ("loss", "min"),
+        ("validation_loss", "min"),
+        ("word_loss", "min"),
+        ("error", "min"),
+        ("mse", "min"),
+        ("rmse", "min"),
+        ("rmse_91_sin x", "min"),
+        ("mae", "min"),
+        ("perplexity", "min"),
+        ("bits_per_character", "min"),
+        ("accuracy", "max"),
+        ("exact_16", "max"),
+        ("legal", "max"),
+        ("r2", "max"),
+    ],
+)
+def test_known_measures_carry_their_direction(metric, mode):
+    assert EarlyStopping(metric).mode == ReduceOnPlateau(metric).watch.mode == mode
+    assert EarlyStopping(metric, "max").mode == "max"
+
+
+@pytest.mark.parametrize("metric", ["score", "exactness", "rmse_1_accuracy", "", "last_value_1"])
+def test_an_unknown_measure_must_say_its_direction(metric):
+    for rule in (EarlyStopping, ReduceOnPlateau):
+        with pytest.raises(ValueError, match=f"mode must say which is better of '{metric}', less"):
+            rule(metric)
+        assert rule(metric, "min")
+
+
+def test_every_metric_of_a_task_is_known():
+    """But not those of forecasts without a model, which do not change."""
+    text = rc.tasks.CharLM("abcab" * 90, batch_size=2, chunk=8)
+    x = np.random.default_rng(0).normal(size=(8, 4, 2))
+    for task in (
+        text,
+        rc.tasks.CharLM(["ab", "ba"]),
+        rc.tasks.BinaryAddition(3),
+        rc.tasks.Forecasting(x[:, 0, :].repeat(9, axis=0), window=5),
+        rc.tasks.SequenceClassification(x, np.arange(8) % 2),
+        rc.tasks.SequenceRegression(x, x[:, 0]),
+        rc.tasks.AddingProblem(5),
+        rc.tasks.TemporalOrder(20),
+        rc.tasks.EmbeddedReber(),
+    ):
+        for name in task.validate(task.model(2)):
+            if not name.startswith("last_value"):
+                assert EarlyStopping(name).mode in ("min", "max")
+
+
+def test_early_stopping_on_accuracy_keeps_the_highest():
+    class Accuracy(Scripted):
+        def validate(self, model):
+            return {"accuracy": super().validate(model)["error"]}
+
+    trainer, best = make(), make()
+    stopping = EarlyStopping("accuracy", patience=2)
+    trainer.fit(Accuracy([0.5, 0.9, 0.6, 0.6]), 9, validate_every=2, early_stopping=stopping, progress=False)
+    best.fit(Scripted([]), 4, progress=False)
+    for name, value in trainer.model.params.items():
+        np.testing.assert_array_equal(value, best.model.params[name])
+
+
+@pytest.mark.parametrize(
+    ("answer", "updates"),
+    [(True, 3), (np.True_, 3), (np.bool_(False), 9), (1, 9), (0.5, 9), ("on", 9), (None, 9)],
+)
+def test_the_answers_of_callbacks(answer, updates):
+    history = make().fit(Scripted([]), 9, callbacks=[lambda step, loss: step == 3 and answer], progress=False)
+    assert len(history.loss) == updates
+
+
 def test_a_callback_may_end_the_run():
     history = make().fit(Scripted([]), 9, callbacks=[lambda step, loss: step == 4], progress=False)
     assert len(history.loss) == 4
@@ -226,8 +300,8 @@ def test_a_callback_may_end_the_run():
         (lambda: Cosine(1.5), TypeError, "steps must be an integer, got 1.5"),
         (lambda: WarmUp(3, 0.1), TypeError, "then must be a schedule, got float"),
         (lambda: ReduceOnPlateau("e", "less"), ValueError, "mode must be one of 'min', 'max', got 'less'"),
-        (lambda: ReduceOnPlateau("e", decay=1), ValueError, r"decay must lie in \[0, 1\), got 1"),
-        (lambda: EarlyStopping("e", patience=0), ValueError, "patience must be at least 1, got 0"),
+        (lambda: ReduceOnPlateau("error", decay=1), ValueError, r"decay must lie in \[0, 1\), got 1"),
+        (lambda: EarlyStopping("error", patience=0), ValueError, "patience must be at least 1, got 0"),
     ],
 )
 def test_arguments_that_make_no_sense(make_rule, error, message):

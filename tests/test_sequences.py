@@ -33,7 +33,7 @@ def ragged(count, longest, seed=0):
 
 
 def test_unequal_lengths_are_padded():
-    task = SequenceClassification([[1, 2, 3], [4], [5, 6]], ["b", "a", "b"], held_out=0)
+    task = SequenceClassification([[1.0, 2, 3], [4], [5, 6]], ["b", "a", "b"], held_out=0)
     order = np.argsort(task.train.x[:, 0, 0])
     assert task.train.x[order, :, 0].tolist() == [[1, 2, 3], [4, 0, 0], [5, 6, 0]]
     assert task.train.lengths[order].tolist() == [3, 1, 2]
@@ -60,7 +60,8 @@ def test_a_part_is_held_out():
     batches = list(task.batches(np.random.default_rng(0)))
     assert [len(batch.x) for batch in batches] == [8, 7]
     assert np.array_equal(
-        np.sort(np.concatenate([b.y for b in batches]), axis=0), np.sort(task.train.y, axis=0)
+        np.sort(np.concatenate([b.y for b in batches]), axis=0),
+        np.sort((task.train.y - task.mean) / task.deviation, axis=0),
     )
     other = SequenceRegression(x, x, held_out=0.25, seed=2)
     assert not np.array_equal(task.test.x, other.test.x)
@@ -83,7 +84,7 @@ def test_confusion_and_accuracy():
 
 def test_regression_errors():
     x = np.zeros((4, 1))
-    task = SequenceRegression(x, [0, 2, 4, 6], test=(x, [0.0, 2.0, 4.0, 6.0]))
+    task = SequenceRegression(x, [0, 2, 4, 6], test=(x, [0.0, 2.0, 4.0, 6.0]), scale=False)
     assert task.evaluate(Answers([[0], [2], [4], [2]])) == {"rmse": 2.0, "r2": pytest.approx(0.2)}
     flat = SequenceRegression(x, [1, 1, 1, 1], held_out=0)
     assert np.isnan(flat.evaluate(Answers(np.ones((4, 1))))["r2"])
@@ -114,6 +115,133 @@ def test_what_stands_behind_the_end_may_be_missing():
         SequenceRegression([[1], [2]], [0, np.nan])
 
 
+# --- token ids ---
+
+
+def orders(count, seed=0):
+    """Sequences of the ids 0 ... 9, of unequal length; is there a 3 before the first 7?"""
+    rng = np.random.default_rng(seed)
+    x = [rng.permutation(10)[: rng.integers(4, 11)] for _ in range(count)]
+    return x, [int(3 in ids and (7 not in ids or [*ids].index(3) < [*ids].index(7))) for ids in x]
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        [[4, 0, 2], [1], [3, 1]],
+        [np.array([4, 0, 2], np.uint8), np.array([1], np.int16), np.array([3, 1])],
+        np.array([[4, 0, 2], [1, -1, -1], [3, 1, -100]]),
+        [[4, 0, 2], [1], [3, 1], []],
+    ],
+)
+def test_integers_are_token_ids(x):
+    lengths = [3, 1, 2] if isinstance(x, np.ndarray) else None
+    for make in (SequenceClassification, SequenceRegression):
+        task = make(x, [0, 1, 0, 1][: len(x)], lengths, held_out=0)
+        model = task.model(4)
+        assert (task.input, task.input_size, model.input) == ("tokens", 5, "tokens")
+        order = np.argsort(-np.asarray(task.train.lengths))
+        found = [ids[:length].tolist() for ids, length in zip(*task.train[::2], strict=True)]
+        assert [found[n] for n in order][:3] == [[4, 0, 2], [3, 1], [1]]
+        assert np.isfinite(list(task.evaluate(model).values())).all()
+
+
+def test_token_ids_in_the_test_alone():
+    task = SequenceClassification([[0, 1], [1, 0]], [0, 1], test=([[5]], [0]))
+    assert task.input_size == 6
+    assert task.confusion(task.model(4)).sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("x", "options"),
+    [
+        (np.array([[4, 0], [1, 2]]), {"input": "dense"}),
+        (np.array([[4, 0], [1, 2]]), {"input": "dense", "test": ([[9, -9]], [1])}),
+        (np.array([[4.0, 0], [1, 2]]), {}),
+        (np.array([[4.0, 0], [1, 2]]), {"test": (np.array([[1, 2]]), [0])}),
+        (np.array([[[4], [0]], [[1], [2]]]), {}),
+        (np.array([[True, False], [False, False]]), {}),
+    ],
+)
+def test_numbers_are_taken_as_numbers(x, options):
+    task = SequenceClassification(x, [0, 1], **options)
+    assert (task.input, task.input_size, task.model(4).input) == ("dense", 1, "dense")
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "error", "message"),
+    [
+        (
+            [[1, 2], [3, -4]],
+            {},
+            ValueError,
+            r"x\[1\] at step 1 is -4, but integers are token ids .*input='dense'",
+        ),
+        (
+            [[1.0, 2]] * 2,
+            {"input": "tokens"},
+            TypeError,
+            r"x must hold integers \(token ids\), got dtype float64",
+        ),
+        (np.zeros((2, 3, 1), int), {"input": "tokens"}, ValueError, r"x must have shape \(N, T\)"),
+        ([[1], [2]], {"test": ([[0.5]], [0])}, TypeError, r"test\[0\] must hold integers"),
+        ([[1], [2]], {"input": "words"}, ValueError, "input must be one of 'dense', 'tokens', got 'words'"),
+    ],
+)
+def test_token_ids_refused(x, options, error, message):
+    with pytest.raises(error, match=message):
+        SequenceClassification(x, [0, 1], **options)
+
+
+def test_the_order_of_tokens_is_learnt():
+    """As magnitudes it is not: ids have no size."""
+    x, y = orders(2000)
+    accuracy = []
+    for sequences in (x, [ids.astype(float) for ids in x]):
+        task = SequenceClassification(sequences, y)
+        trainer = rc.Trainer(task.model(16), "cross_entropy", rc.Adam(lr=0.01), clip_norm=1.0)
+        trainer.fit(task, epochs=8, progress=False)
+        accuracy.append(trainer.evaluate(task)["accuracy"])
+    assert accuracy[0] >= 0.995
+    assert accuracy[1] < 0.95
+
+
+# --- targets in their own units ---
+
+
+def test_targets_are_scaled():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 8, 2))
+    y = np.stack([50_000 + 300 * x[:, -1, 0], 1e-3 * x[:, -2, 1]], axis=1)
+    task = SequenceRegression(x, y)
+    batches = np.concatenate([batch.y for batch in task.batches(rng)])
+    np.testing.assert_allclose(batches.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(batches.std(axis=0), 1, rtol=1e-12)
+    trainer = rc.Trainer(task.model(16), "mse", rc.Adam(lr=0.01), clip_norm=1.0)
+    trainer.fit(task, epochs=60, progress=False)
+    predicted = task.predict(trainer.model, x)
+    own = 1 - ((predicted - y) ** 2).sum(axis=0) / ((y - y.mean(axis=0)) ** 2).sum(axis=0)
+    assert (own > 0.97).all()
+    assert trainer.evaluate(task)["r2"] > 0.97
+    scaled = task.predict(trainer.model, [*x[:3]], None)
+    np.testing.assert_array_equal(scaled, predicted[:3])
+    raw = SequenceRegression(x, y, scale=False)
+    np.testing.assert_array_equal(raw.predict(trainer.model, x), trainer.model.predict(x).astype(float))
+
+
+@pytest.mark.parametrize("value", [0.1, 14.62, -1e9, 0.0])
+def test_targets_that_do_not_vary(value):
+    x = np.zeros((7, 2))
+    task = SequenceRegression(x, np.full(7, value), held_out=0)
+    assert task.deviation == [1]
+    found = task.evaluate(Answers(np.full((7, 1), 0.5)))
+    assert np.isnan(found["r2"])
+    assert found["rmse"] == pytest.approx(0.5)
+    y = np.full(7, value)
+    y[0] += max(1e-9 * abs(value), 1e-12)
+    assert SequenceRegression(x, y, held_out=0).deviation < 1
+
+
 # --- what is learnt ---
 
 
@@ -125,7 +253,7 @@ def test_stacked_layers_learn_with_every_activation(activation):
         rc.RNN(8, 1, activation="sigmoid", seed=2),
     ]
     model = rc.Sequential(layers, output="last")
-    task = SequenceRegression(X, Y, held_out=0)
+    task = SequenceRegression(X, Y, held_out=0, scale=False)  # the outputs lie in 0 ... 1
     rc.Trainer(model, "mse", rc.Adam(lr=0.01)).fit(task, 1000, progress=False)
     assert task.evaluate(model)["rmse"] ** 2 < 1e-3
     if activation == "prelu":

@@ -1,8 +1,10 @@
 """Updates and whole runs: what is learnt, what stays unchanged on failure, what is carried on."""
 
+import copy
 import csv
 import itertools
 import math
+import pickle
 import tracemalloc
 
 import numpy as np
@@ -350,6 +352,8 @@ def test_a_gradient_that_is_no_number_stops_training():
     [
         ({"optimizer": "adamm"}, ValueError, "optimizer must be one of"),
         ({"loss": "l2"}, ValueError, "loss must be one of"),
+        ({"clip_norm": True}, TypeError, "clip_norm must be a number, got True"),
+        ({"clip_norm": np.True_}, TypeError, "clip_norm must be a number, got "),
         ({"clip_norm": 0}, ValueError, r"clip_norm must lie in \(0, inf\), got 0"),
         ({"clip_value": -1}, ValueError, r"clip_value must lie in \(0, inf\), got -1"),
         ({"clip_norm": 1, "clip_value": 1}, ValueError, "clip_norm and clip_value exclude each other"),
@@ -549,3 +553,147 @@ def test_a_generator_shared_with_the_model_is_not_drawn_from():
     before = rng.bit_generator.state
     trainer.fit(Counting(), 3, progress=False)
     assert rng.bit_generator.state == before
+
+
+# --- batches that are there already ---
+
+
+def test_a_list_of_batches_is_an_epoch():
+    batches = [Batch(X, Y, LENGTHS), (X[:2], Y[:2]), [X, Y, LENGTHS], (X, Y, None, True)]
+    trainer, by_hand = make("adam"), make("adam")
+    history = trainer.fit(batches, epochs=2, progress=False)
+    expected = []
+    for _ in range(2):
+        expected += [by_hand.step(X, Y, LENGTHS), by_hand.step(X[:2], Y[:2]), by_hand.step(X, Y, LENGTHS)]
+        expected.append(by_hand.step(X, Y, None, by_hand.state))
+    assert history.loss == expected
+
+
+@pytest.mark.parametrize("limits", [{}, {"epochs": 1}, {"steps": 9}, {"steps": 3}])
+def test_a_generator_is_an_epoch(limits):
+    history = make().fit(((X, Y) for _ in range(5)), progress=False, **limits)
+    assert len(history.loss) == min(5, limits.get("steps", 5))
+
+
+def test_a_task_may_yield_tuples():
+    class Tuples(Counting):
+        def batches(self, rng):
+            return (tuple(batch[:2]) for batch in super().batches(rng))
+
+    assert make().fit(Tuples(), 9, progress=False).loss == make().fit(Counting(), 9, progress=False).loss
+    by_tuples, by_batches = make("adam"), make("adam")
+    assert by_tuples.accumulate([(X, Y), (X, Y, LENGTHS)]) == by_batches.accumulate(
+        [Batch(X, Y), Batch(X, Y, LENGTHS)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "error", "message"),
+    [
+        ([(X, Y)], {}, ValueError, "fit needs steps or epochs"),
+        (iter([(X, Y)]), {"epochs": 2}, ValueError, "an iterator gives its batches once, but epochs = 2"),
+        ((X, Y), {"epochs": 1}, TypeError, r"a batch must be a tuple \(x, y\) or .*, got ndarray"),
+        ([(X,)], {"epochs": 1}, TypeError, r"a batch must be a tuple .*, got 1 items"),
+        ([X], {"epochs": 1}, TypeError, r"a batch must be a tuple .*, got ndarray"),
+        (X, {"epochs": 1}, TypeError, r"task must be a task or an iterable of batches .*, got ndarray"),
+        (3, {"epochs": 1}, TypeError, r"task must be a task or an iterable of batches .*, got int"),
+        ([], {"epochs": 1}, ValueError, r"gave no batch"),
+        (
+            [(X, Y)],
+            {"epochs": 1, "validate_every": 1},
+            TypeError,
+            "needs a task with a method validate, got list",
+        ),
+    ],
+)
+def test_what_is_no_task(task, options, error, message):
+    with pytest.raises(TypeError, match="task must be one with a method evaluate"):
+        make().evaluate(task)
+    with pytest.raises(error, match=message):
+        make().fit(task, progress=False, **options)
+
+
+# --- settings in use ---
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("clip_norm", 0.01), ("clip_value", 0.01), ("reduction", "sum"), ("bptt", 1), ("bptt", 2)],
+)
+def test_a_setting_takes_effect_at_the_next_step(name, value):
+    changed, made = make("adam"), make("adam", **{name: value})
+    before = changed.step(X, Y)
+    made.model.load_state_dict(changed.model.state_dict())
+    made.optimizer.load_state_dict(changed.optimizer.state_dict())
+    setattr(changed, name, value)
+    assert getattr(changed, name) == value
+    state = changed.state
+    assert changed.step(X, Y) == made.step(X, Y)
+    assert same(changed.model.state_dict(), made.model.state_dict())
+    assert not np.array_equal(changed.state[0], state[0])
+    assert before != changed.step(X, Y)
+
+
+def test_a_setting_that_makes_no_sense_changes_nothing():
+    trainer = make(clip_norm=0.1)
+    trainer.step(X, Y)
+    for name, value in (
+        ("clip_norm", -1),
+        ("clip_value", 1),
+        ("reduction", "max"),
+        ("bptt", 0),
+        ("bptt", "half"),
+    ):
+        before = getattr(trainer, name)
+        with pytest.raises((ValueError, TypeError), match=name):
+            setattr(trainer, name, value)
+        assert getattr(trainer, name) == before
+    trainer.clip_norm = None
+    trainer.clip_value = 1
+    for name in ("model", "optimizer", "loss"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(trainer, name, getattr(trainer, name))
+
+
+# --- copies ---
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda trainer: pickle.loads(pickle.dumps(trainer))])
+@pytest.mark.parametrize("optimizer", [rc.SGD, rc.Adam])
+def test_a_copy_of_a_trainer_goes_on_with_the_same_bits(copied, optimizer):
+    trainer = make(optimizer(lr=0.01), num_layers=2, dropout=0.5, clip_norm=1.0, bptt=2)
+    trainer.step(X, Y)
+    twin = copied(trainer)
+    np.testing.assert_array_equal(twin.state[0], trainer.state[0])
+    assert twin.grad_norm == 0
+    for _ in range(3):
+        assert twin.step(X, Y, LENGTHS, twin.state) == trainer.step(X, Y, LENGTHS, trainer.state)
+    assert same(snapshot(twin), snapshot(trainer))
+    trainer.step(X, Y)
+    assert not same(snapshot(twin), snapshot(trainer))  # nothing is shared
+    assert copied(make()).state is None
+
+
+def test_a_shallow_copy_of_a_trainer_would_share_its_optimizer():
+    with pytest.raises(ValueError, match="this Adam is in use: give every trainer an optimizer of its own"):
+        copy.copy(make("adam"))
+
+
+def test_the_state_is_a_copy_each_time():
+    trainer = make(rc.SGD(lr=0))
+    trainer.step(X, Y)
+    expected = trainer.state[0].copy()
+    trainer.state[0][...] = 7
+    np.testing.assert_array_equal(trainer.state[0], expected)
+
+
+def test_repr():
+    trainer = make(rc.SGD(lr=0.5), clip_norm=1)
+    assert repr(trainer) == (
+        "Trainer(SequenceModel, loss='mse', optimizer=SGD(lr=0.5, momentum=0.0, dampening=0.0, "
+        "weight_decay=0.0, nesterov=False), clip_norm=1.0, clip_value=None, reduction='mean', bptt='full')"
+    )
+    history = rc.History()
+    assert repr(history) == "History(0 updates)"
+    history.loss, history.metrics = [3.0, 0.25], {2: {"error": 1.5, "legal": 0.5}}
+    assert repr(history) == "History(2 updates, loss=0.25, error=1.5, legal=0.5)"

@@ -16,6 +16,8 @@ from rnncore.models import SequenceModel
 from rnncore.optimizers import SGD
 from rnncore.trainer import Trainer
 
+__all__ = ["Work", "bench", "measure", "works"]
+
 BLOCK = 0.01  # seconds, at least, that are timed at once
 
 

@@ -8,13 +8,10 @@ from typing import Any
 import click
 
 from rnncore import recipes
-from rnncore.commands.common import (
-    checkpoint_options,
-    require_writable,
-    show_metrics,
-    training_options,
-    write,
-)
+from rnncore.commands.common import training_options
+from rnncore.commands.runs import begin, checkpoint_options, finish, shows_progress
+
+__all__ = ["train_adding_problem", "train_reber", "train_temporal_order"]
 
 
 @click.command("adding-problem")
@@ -27,12 +24,11 @@ def train_adding_problem(
     length: int, cell: str, steps: int, seed: int, out: Path, quiet: bool, checkpoints: dict[str, Any]
 ) -> None:
     """Teach a network to add the two marked ones of many numbers."""
-    require_writable(out)
+    begin(out)
     run = recipes.adding_problem(
-        seed, steps, length=length, cell=cell, progress=not quiet, checkpoints=checkpoints
+        seed, steps, length=length, cell=cell, progress=shows_progress(quiet), checkpoints=checkpoints
     )
-    show_metrics(run.metrics)
-    write(run, out)
+    finish(run, out)
 
 
 @click.command("temporal-order")
@@ -44,10 +40,11 @@ def train_temporal_order(
     length: int, steps: int, seed: int, out: Path, quiet: bool, checkpoints: dict[str, Any]
 ) -> None:
     """Teach a network to tell in which order three symbols came among many others."""
-    require_writable(out)
-    run = recipes.temporal_order(seed, steps, length=length, progress=not quiet, checkpoints=checkpoints)
-    show_metrics(run.metrics)
-    write(run, out)
+    begin(out)
+    run = recipes.temporal_order(
+        seed, steps, length=length, progress=shows_progress(quiet), checkpoints=checkpoints
+    )
+    finish(run, out)
 
 
 @click.command("reber")
@@ -56,8 +53,7 @@ def train_temporal_order(
 @checkpoint_options
 def train_reber(steps: int | None, seed: int, out: Path, quiet: bool, checkpoints: dict[str, Any]) -> None:
     """Teach an LSTM of 8 units which symbols may come next in strings of the embedded Reber grammar."""
-    require_writable(out)
+    begin(out)
     length = {} if steps is None else {"steps": steps}
-    run = recipes.reber(seed, **length, progress=not quiet, checkpoints=checkpoints)
-    show_metrics(run.metrics)
-    write(run, out)
+    run = recipes.reber(seed, **length, progress=shows_progress(quiet), checkpoints=checkpoints)
+    finish(run, out)

@@ -16,6 +16,8 @@ import numpy as np
 from rnncore.reference._stage import Stage, add_by_token, column_sums, gradient
 from rnncore.rows import Rows, Variable
 
+__all__ = ["Recurrent"]
+
 
 class Recurrent(Stage):
     """One direction of a recurrent layer over a packed batch; a family adds `step` and `step_backward`.

@@ -10,6 +10,8 @@ import numpy as np
 
 from rnncore.rows import Rows
 
+__all__ = ["Stage", "add_by_token", "column_sums", "gradient", "sigmoid", "softmax"]
+
 
 class Stage:
     """A piece of the network with its arrays bound once: it runs without arguments.
@@ -42,7 +44,7 @@ class Stage:
 
 
 def column_sums(rows: np.ndarray) -> np.ndarray:
-    """Return the sum of rows (M, n), as a product: numpy.sum adds them one by one, and very many lose digits."""
+    """Return the sum of rows (M, n), as a product: numpy.sum adds one by one, and very many lose digits."""
     return np.ones(len(rows), rows.dtype) @ rows
 
 

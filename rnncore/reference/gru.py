@@ -16,6 +16,8 @@ from rnncore.reference._sequence import Recurrent
 from rnncore.reference._stage import column_sums, gradient, sigmoid
 from rnncore.rows import Rows, Variable
 
+__all__ = ["GRU", "cell_backward", "cell_forward"]
+
 
 def cell_forward(n: np.ndarray, z: np.ndarray, h_before: np.ndarray) -> np.ndarray:
     """Return h (n, H) of the candidate n, the update gate z and the state h_before, (n, H) each."""

@@ -6,6 +6,8 @@ import numpy as np
 
 from rnncore.rows import Rows
 
+__all__ = ["Intake"]
+
 
 class Intake:
     """Packs batches (N, T, ...) into an array (N*T, ...), or (N, ...) into (N, ...) behind a "last" output.
@@ -27,7 +29,7 @@ class Intake:
     def take(self, x: np.ndarray) -> bool:
         """Pack x, where T = 1 also (N, ...); return whether all its valid steps lie within the bounds."""
         if self.last:
-            np.copyto(self.out, x[self.rows.order], casting="unsafe")
+            np.copyto(self.out, x.reshape(self.out.shape)[self.rows.order], casting="unsafe")
         else:
             self.rows.gather(x.reshape(self.rows.N, self.rows.T, *self.out.shape[1:]), self.out)
         if self.bounds is None:

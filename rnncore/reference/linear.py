@@ -9,6 +9,8 @@ import numpy as np
 from rnncore.reference._stage import Stage, add_by_token, column_sums, gradient
 from rnncore.rows import Rows, Variable
 
+__all__ = ["Dropout", "Embedding", "Join", "Linear"]
+
 
 class Linear(Stage):
     """y = x W^T + b.

@@ -7,6 +7,8 @@ import numpy as np
 from rnncore.reference._stage import Stage, gradient, sigmoid, softmax
 from rnncore.rows import Rows, Variable
 
+__all__ = ["Activation", "Loss", "loss_gradient", "loss_terms"]
+
 
 class Activation(Stage):
     """The output activation: y = sigmoid(x), or softmax over each row of x.

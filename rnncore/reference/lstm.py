@@ -15,6 +15,8 @@ from rnncore.reference._sequence import Recurrent
 from rnncore.reference._stage import sigmoid
 from rnncore.rows import Rows, Variable
 
+__all__ = ["LSTM", "cell_backward", "cell_forward"]
+
 
 def cell_forward(z: np.ndarray, c_before: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return h (n, H), c (n, H) and the gates i, f, g, o side by side (n, 4H).

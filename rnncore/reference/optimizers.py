@@ -13,6 +13,8 @@ import numpy as np
 from rnncore.reference._stage import gradient
 from rnncore.rows import Variable
 
+__all__ = ["SGD", "Adagrad", "Adam", "RMSprop", "Rule"]
+
 
 class Rule:
     """How an optimizer treats one flat parameter.

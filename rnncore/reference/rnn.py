@@ -10,6 +10,8 @@ from rnncore.reference._sequence import Recurrent
 from rnncore.reference._stage import gradient, sigmoid
 from rnncore.rows import Rows, Variable
 
+__all__ = ["RNN", "cell_backward", "cell_forward"]
+
 
 def cell_forward(z: np.ndarray, activation: str, slope: np.ndarray | float = 0.0) -> np.ndarray:
     """Return h = f(z), (n, H), of the pre-activations z (n, H); slope (1,) is that of prelu."""

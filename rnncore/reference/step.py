@@ -11,6 +11,8 @@ from rnncore.reference._stage import Stage
 from rnncore.reference.losses import Loss
 from rnncore.reference.optimizers import Rule
 
+__all__ = ["Forward", "Step", "get_num_threads", "num_threads_to_come", "set_num_threads"]
+
 
 class Forward:
     """A forward pass through several stages in one call.

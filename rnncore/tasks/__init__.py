@@ -2,6 +2,7 @@
 
 from rnncore.tasks.addition import BinaryAddition
 from rnncore.tasks.characters import CharLM
+from rnncore.tasks.forecaster import Forecaster
 from rnncore.tasks.forecasting import Forecasting, NoisySine
 from rnncore.tasks.problems import AddingProblem, EmbeddedReber, TemporalOrder
 from rnncore.tasks.sequences import SequenceClassification, SequenceRegression
@@ -13,6 +14,7 @@ __all__ = [
     "BinaryAddition",
     "CharLM",
     "EmbeddedReber",
+    "Forecaster",
     "Forecasting",
     "NoisySine",
     "SequenceClassification",

@@ -10,7 +10,9 @@ import numpy as np
 
 from rnncore import checks, pictures
 from rnncore.models import SequenceModel, Sequential
-from rnncore.tasks.task import Batch
+from rnncore.tasks.task import Batch, written
+
+__all__ = ["BinaryAddition", "encode", "report", "score"]
 
 
 class BinaryAddition:
@@ -64,6 +66,9 @@ class BinaryAddition:
             "batch_size": self.batch_size,
             "seed": self.seed,
         }
+
+    def __repr__(self) -> str:
+        return written(self, **self.config())
 
     def model(self, hidden_size: int = 16, **options: Any) -> SequenceModel:
         """Return a network for the task.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,21 +15,29 @@ from typing import Any
 import numpy as np
 
 from rnncore import checks, initializers, pictures
+from rnncore.files import read_text
 from rnncore.models import SequenceModel, Sequential
 from rnncore.tasks import sampling
 from rnncore.tasks.ngrams import witten_bell
-from rnncore.tasks.task import Batch
+from rnncore.tasks.task import Batch, digest, written
+
+__all__ = ["END", "CharLM", "cross_entropy", "decode", "default_text", "encode", "one_hot", "read", "sample"]
 
 DEFAULT_TEXT = "pydoc_data.topics"  # Python's language reference, which every CPython has
 END = "\n"  # of a word
+MARK = "\ufeff"  # with which some programs begin a file; no part of the text
+# Sizes by the length of a text, in characters, chosen by the loss on texts of 10 kB to 1 MB.
+SMALL_TEXT = 30_000  # up to here characters are embedded: fewer weights to learn
+LARGE_TEXT = 300_000  # from here on chunks are twice as long
 
 
 class CharLM:
     """The next character of a text, or of words that have nothing to do with each other.
 
     *A text* is read as `batch_size` contiguous streams in chunks of `chunk` steps; each chunk begins with the
-    state that the one before ended with (truncated backpropagation through time). What is held out is the
-    text's end. The loss is the mean over characters, in nats.
+    state that the one before ended with (truncated backpropagation through time). Where the first chunks
+    begin is drawn anew for each epoch. What is held out is the text's end. The loss is the mean over
+    characters, in nats.
 
     *Words* each begin with the zero state, and a newline ends them; the newline by itself is learnt as one
     more word. The loss of a word is the sum over its steps, ``-log P(word | its first character)``.
@@ -35,16 +45,18 @@ class CharLM:
     Parameters
     ----------
     text : str, Path or iterable of str, optional
-        A text, a UTF-8 file with a text, or words. If not given, the text is Python's own language reference
+        A text, a file with a text, or words. If not given, the text is Python's own language reference
         (pydoc_data.topics), which differs a little from version to version.
     held_out : float, optional
         Part that training never sees: the last 10 % of a text; of words none.
     batch_size : int, optional
-        N: 32 streams of a text, or one word an update.
-    chunk : int, default 64
-        T of a text.
+        N: 8 streams of a text, or 32 words an update (fewer of a shorter list).
+    chunk : int, optional
+        T of a text: 32, or 64 from 300,000 characters on.
     order : int, default 6
         Of the n-gram model to compare with; see `rnncore.tasks.ngrams`.
+    encoding : str, optional
+        Of the file; UTF-8 or UTF-16 if not given.
 
     Attributes
     ----------
@@ -73,34 +85,59 @@ class CharLM:
         *,
         held_out: float | None = None,
         batch_size: int | None = None,
-        chunk: int = 64,
+        chunk: int | None = None,
         order: int = 6,
+        encoding: str | None = None,
     ) -> None:
         self.source: str | None = None
+        self.encoding = encoding
         if text is None:
             self.source, text = DEFAULT_TEXT, default_text()
         elif isinstance(text, Path):
-            self.source, text = str(text.resolve()), read(text)
+            self.source, text = str(text.resolve()), read(text, encoding)
+        if isinstance(text, str):
+            text = text.removeprefix(MARK)
         self.words = () if isinstance(text, str) else _words(text)
         characters = text if isinstance(text, str) else "".join([*self.words, END])
         self.longest = max(map(len, self.words), default=0)
         self.vocabulary = "".join(sorted(set(characters)))
         self.ids = encode("" if self.words else characters, self.vocabulary)
-        default = (0.0, 1) if self.words else (0.1, 32)
+        # the newline is one more word
+        default = (0.0, min(32, len(self.words) + 1)) if self.words else (0.1, 8)
         self.held_out = checks.real("held_out", default[0] if held_out is None else held_out, high=1.0)
         self.batch_size = checks.integer("batch_size", default[1] if batch_size is None else batch_size)
         self.order = checks.integer("order", order)
         size = len(self.words) or len(self.ids)
         self.split = size - math.ceil(self.held_out * size)
-        stream = (self.split - 1) // self.batch_size
-        self.chunk = checks.integer("chunk", chunk)
-        if self.words and not self.split:
+        self.chunk = checks.integer("chunk", (64 if size >= LARGE_TEXT else 32) if chunk is None else chunk)
+        if not self.words:
+            self._check_length()
+        elif not self.split:
             raise ValueError(f"words must leave one to train on, got {size} with held_out {self.held_out:g}")
-        if not self.words and (stream < self.chunk or self.split == size):
+
+    def _check_length(self) -> None:
+        """Raise unless the training part has a chunk of every stream, and something is held out."""
+        held_out = len(self.ids) - self.split
+        if (self.split - 1) // self.batch_size < self.chunk or not held_out:
             raise ValueError(
                 f"text must have {self.batch_size} streams of {self.chunk} characters and an end held out, "
-                f"got {self.split} characters to train on and {size - self.split} held out"
+                f"got {self.split} characters to train on and {held_out} held out"
             )
+
+    def training_part(self, validation: int) -> CharLM:
+        """Return the task of the training part alone, whose end is held out in turn: to decide when to stop.
+
+        Parameters
+        ----------
+        validation : int
+            Number of characters to hold out.
+        """
+        part = copy.copy(self)
+        part.__dict__.pop("ngram_loss", None)  # of another end
+        part.ids = self.ids[: self.split]
+        part.split = self.split - checks.integer("validation", validation)
+        part._check_length()
+        return part
 
     @classmethod
     def from_config(cls, vocabulary: str, **config: Any) -> CharLM:
@@ -120,39 +157,54 @@ class CharLM:
         data: dict[str, Any] = {"source": self.source, "checksum": self._checksum()}
         if self.words:
             data = {"words": list(self.words)}
-        options = ("held_out", "batch_size", "chunk", "order")
+        options = ("held_out", "batch_size", "chunk", "order", "encoding")
         return {"vocabulary": self.vocabulary, **data, **{name: getattr(self, name) for name in options}}
+
+    def __repr__(self) -> str:
+        size = f"{len(self.words)} words" if self.words else f"a text of {len(self.ids):,}"
+        options = {name: getattr(self, name) for name in ("held_out", "batch_size", "chunk", "order")}
+        return written(self, size, f"{len(self.vocabulary)} different characters", **options)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the batches depend on."""
+        options = ("held_out", "batch_size", "chunk")
+        data = {"text": digest(self.ids, self.vocabulary), "words": digest(self.words)}
+        return {**data, **{name: getattr(self, name) for name in options}}
 
     def _checksum(self) -> int:
         return zlib.crc32(decode(self.ids, self.vocabulary).encode())
 
     def model(self, hidden_size: int | None = None, **options: Any) -> SequenceModel:
-        """Return a network for the task: an LSTM for a text, an Elman network for words.
+        """Return a network for the task: a GRU for a text, an Elman network for words.
 
         Parameters
         ----------
         hidden_size : int, optional
-            128 for a text, 50 for words.
+            256 for a text, 50 for words.
         options
-            Arguments of `rnncore.SequenceModel`.
+            Arguments of `rnncore.SequenceModel`; a text of up to 30,000 characters has an `embedding_size` of
+            64.
         """
-        size, defaults = 128, dict[str, Any](init=one_hot)
+        size, defaults = 256, dict[str, Any](cell="gru", init=one_hot)
+        if len(self.ids) <= SMALL_TEXT:
+            defaults["embedding_size"] = 64
         if self.words:
             size, defaults = 50, {"cell": "rnn", "bias": "single", "init": "normal"}
         V = len(self.vocabulary)
         return SequenceModel(V, size if hidden_size is None else hidden_size, V, **defaults | options)
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """Yield the training part once, in its order."""
+        """Yield the training part once, in its order, a text from one of its first characters on."""
         if self.words:
             words = [*self.words[: self.split], END]
             for start in range(0, len(words), self.batch_size):
                 yield self._word_batch(words[start : start + self.batch_size])
             return
         N, T = self.batch_size, self.chunk
-        L = (self.split - 1) // N
-        x = self.ids[: N * L].reshape(N, L)
-        y = self.ids[1 : N * L + 1].reshape(N, L)
+        first = int(rng.integers(min(T, self.split - N * T)))
+        L = (self.split - 1 - first) // N
+        x = self.ids[first : first + N * L].reshape(N, L)
+        y = self.ids[first + 1 : first + N * L + 1].reshape(N, L)
         for start in range(0, L - T + 1, T):
             yield Batch(x[:, start : start + T], y[:, start : start + T], carry=start > 0)
 
@@ -180,12 +232,29 @@ class CharLM:
         -------
         dict
             Of a text "validation_loss" in nats a character, "perplexity", "bits_per_character" and
-            "ngram_loss". Of words "word_loss" in nats a word, "perplexity" and "bits_per_character".
+            "ngram_loss". Of words "word_loss" in nats a word, "perplexity" and "bits_per_character", and
+            "ideal_word_loss".
         """
         metrics = self.validate(model)
         loss = metrics["validation_loss"] if not self.words else self._loss_of_character(model)
-        metrics |= {"perplexity": math.exp(loss), "bits_per_character": loss / math.log(2)}
-        return metrics if self.words else {**metrics, "ngram_loss": self.ngram_loss}
+        metrics |= {
+            "perplexity": math.exp(loss) if loss < 700 else math.inf,
+            "bits_per_character": loss / math.log(2),
+        }
+        reference = (
+            {"ideal_word_loss": self.ideal_word_loss} if self.words else {"ngram_loss": self.ngram_loss}
+        )
+        return metrics | reference
+
+    @property
+    def ideal_word_loss(self) -> float:
+        """The least mean loss of the list to learn and the newline: of who knows it by heart, in nats a word.
+
+        Where k of n words with one first character are equal, each of them costs ``log(n / k)``.
+        """
+        learnt = [*self.words[: self.split], END]
+        count, first = Counter(learnt), Counter(word[0] for word in learnt)
+        return sum(math.log(first[word[0]] / count[word]) for word in learnt) / len(learnt)
 
     @functools.cached_property
     def ngram_loss(self) -> float:
@@ -284,20 +353,9 @@ def default_text() -> str:
     return "\n".join(topics[name] for name in sorted(topics))
 
 
-def read(path: Path) -> str:
-    """Return the text of a UTF-8 file.
-
-    Raises
-    ------
-    ValueError
-        If it is no UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is no UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}"
-        ) from None
+def read(path: Path, encoding: str | None = None) -> str:
+    """Return the text of a file; see `rnncore.files.read_text`."""
+    return read_text(path, encoding)[0]
 
 
 def encode(text: str, vocabulary: str) -> np.ndarray:
@@ -372,6 +430,8 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def _words(words: Iterable[str]) -> tuple[str, ...]:
     """Return words as a tuple; each must have a character, and no end within."""
     found = tuple(words)
+    if found and isinstance(found[0], str):
+        found = (found[0].removeprefix(MARK), *found[1:])
     for i, word in enumerate(found):
         if not isinstance(word, str):
             raise TypeError(f"words[{i}] must be a string, got {word!r}")

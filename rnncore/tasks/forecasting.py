@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +14,30 @@ from numpy.lib.stride_tricks import sliding_window_view
 from rnncore import checks, pictures
 from rnncore.models import SequenceModel, Sequential
 from rnncore.network import State
-from rnncore.tasks.task import Batch
+from rnncore.tasks import scaling
+from rnncore.tasks.baselines import (
+    MOST,
+    Autoregression,
+    Baseline,
+    LastSeason,
+    LastValue,
+    best,
+    candidates,
+    errors,
+    find_season,
+    futures,
+    histories,
+    thin,
+)
+from rnncore.tasks.forecaster import NETWORKS, Forecaster
+from rnncore.tasks.task import Batch, digest, written
+
+__all__ = ["Forecasting", "NoisySine"]
+
+DATA = {"series", "index", "index_name", "source"}  # of what a task knows, not how it is used
+BLOCK = 4096  # forecasts that are made at once
+WATCHED = 200  # forecasts by which training is watched
+CORRECTED = set(NETWORKS)
 
 
 class Forecasting:
@@ -27,33 +50,48 @@ class Forecasting:
     ----------
     series : array_like, (S,) or (S, C) numbers
         S rows of C columns, all of which are read and predicted.
-    window : int, default 20
-        T, rows that the network reads.
+    window : int, optional
+        T, rows that a network reads. If not given: one season, but 8 to 60 rows, or 20 without season; of a
+        short series half of the training part at most.
     horizon : int, default 1
         Rows that it predicts at once.
     output : {"last", "all"}
         Predict behind the last row of the window (many-to-one), or behind each (many-to-many).
     held_out : float, default 0.2
         Part of the rows, at the end, that training never sees; with 0, errors are of the rows trained on.
-    season : int, optional
-        Rows after which the series repeats itself, more or less: for the seasonal baseline.
+    season : int or "auto", optional
+        Rows after which the series repeats itself, more or less: for the seasonal baseline. "auto" looks for
+        it in the training part; see `rnncore.tasks.baselines.find_season`.
     ahead : int, optional
-        Rows that `evaluate` predicts in closed loop; one season if not given, or one window.
+        Rows that `evaluate` predicts in closed loop. If not given: one season, or one window without season,
+        if as many are held out.
     noise : float, default 0
         Deviation of the noise added to training windows, where columns are scaled to deviation 1. It teaches
         a network to come back from errors of its own, which closed-loop prediction feeds it with.
     batch_size : int, default 32
         N; what is left of the windows when they are dealt out waits for another epoch.
     columns : sequence of str, optional
-        Names of the columns.
+        Names of the columns; if not given, those of a data frame.
+    index : array_like of datetime64 or numbers, (S,), optional
+        Dates of the rows, or other numbers that rise with them: for pictures.
+    index_name : str, default "row"
+        What it is.
+    source : str, optional
+        Where the series is from: for the titles of pictures.
 
     Attributes
     ----------
     series : ndarray of float64, (S, C)
     split : int
         Rows in the training part.
+    stop : int
+        The first of its last rows, the validation part: what is chosen is chosen by the errors there. It has
+        a fifth of the training part or two times `ahead` rows, but a third of the training part at most, if
+        that is `ahead` rows.
+    found_season : bool
+        Whether `season` was looked for.
     mean, deviation : ndarray of float64, (C,)
-        Of the training part; a column that is constant there counts as of deviation 1.
+        Of the training part; a column that is constant there, but for rounding, counts as of deviation 1.
 
     Raises
     ------
@@ -67,47 +105,68 @@ class Forecasting:
         self,
         series: npt.ArrayLike,
         *,
-        window: int = 20,
+        window: int | None = None,
         horizon: int = 1,
         output: str = "last",
         held_out: float = 0.2,
-        season: int | None = None,
+        season: int | str | None = None,
         ahead: int | None = None,
         noise: float = 0.0,
         batch_size: int = 32,
         columns: Sequence[str] | None = None,
+        index: npt.ArrayLike | None = None,
+        index_name: str = "row",
+        source: str | None = None,
     ) -> None:
-        self.window = checks.integer("window", window)
         self.horizon = checks.integer("horizon", horizon)
         self.output = checks.choice("output", output, ("last", "all"))
         self.held_out = checks.real("held_out", held_out, high=1.0)
-        self.season = None if season is None else checks.integer("season", season)
-        self.ahead = checks.integer("ahead", self.season or self.window if ahead is None else ahead)
         self.noise = checks.real("noise", noise)
         self.batch_size = checks.integer("batch_size", batch_size)
         self.series = _series(series)
         S, C = self.series.shape
-        self.columns = [f"column {c}" for c in range(C)] if columns is None else list(columns)
+        self.columns = _names(series, C) if columns is None else list(columns)
         if len(self.columns) != C:
             raise ValueError(f"columns must name {C} columns, got {len(self.columns)}")
+        self.index = None if index is None else checks.array("index", index)
+        if self.index is not None:
+            checks.shape("index", self.index, (S,))
+        self.index_name, self.source = index_name, source
         self.split = S - round(self.held_out * S)
+        self.found_season = season == "auto"
+        if season == "auto":
+            season = find_season(self.series[: self.split - self.split // 5])
+        self.season = None if season is None else checks.integer("season", season)
+        if window is None:
+            window = min(max(self.season, 8), 60) if self.season else 20
+            window = max(min(window, self.split // 2), 1)
+        self.window = checks.integer("window", window)
         if self.split < self.window + self.horizon:
             raise ValueError(
-                f"series has {self.split} rows to train on, "
-                f"but a window and its horizon take {self.window + self.horizon}"
+                f"series has {S} rows, of which {self.split} are to train on (held_out = {self.held_out:g}), "
+                f"but window = {self.window} and horizon = {self.horizon} take {self.window + self.horizon}"
             )
+        if ahead is None:
+            ahead = max(min(self.season or self.window, S - self._first), 1)
+        self.ahead = checks.integer("ahead", ahead)
+        usual = min(max(self.split // 5, 2 * self.ahead), self.split // 3)
+        self.stop = self.split - max(usual, min(self.ahead, self.split // 2))
         if self.season is not None and self.season > self.split:
             raise ValueError(f"season = {self.season} is longer than the training part of {self.split} rows")
         if S - self.ahead < self._first:
-            raise ValueError(f"series has {S - self._first} rows to evaluate on, but ahead = {self.ahead}")
+            raise ValueError(
+                f"series has {S} rows, of which {S - self._first} are to evaluate on "
+                f"(held_out = {self.held_out:g}), but forecasts are of ahead = {self.ahead} rows"
+            )
+        self._fitted: list[list[Baseline]] = []
+        self._known: dict[tuple[int, int], dict[str, list[float]]] = {}
         train = self.series[: self.split]
-        deviation = train.std(axis=0)
-        self.mean, self.deviation = train.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
+        self.mean, self.deviation = train.mean(axis=0), scaling.deviation(train)
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make such a task again."""
         return {
-            "series": self.series.tolist(),
+            "series": self.series,
             "window": self.window,
             "horizon": self.horizon,
             "output": self.output,
@@ -117,7 +176,20 @@ class Forecasting:
             "noise": self.noise,
             "batch_size": self.batch_size,
             "columns": self.columns,
+            "index": self.index,
+            "index_name": self.index_name,
+            "source": self.source,
         }
+
+    def __repr__(self) -> str:
+        S, C = self.series.shape
+        options = {name: value for name, value in self.config().items() if name not in (*DATA, "columns")}
+        return written(self, f"{S} rows of {C} column{'s' if C > 1 else ''}", **options)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the batches depend on."""
+        options = {name: value for name, value in self.config().items() if name not in DATA}
+        return {**options, "series": digest(self.series)}
 
     @property
     def truth(self) -> np.ndarray:
@@ -128,6 +200,11 @@ class Forecasting:
     def _first(self) -> int:
         """Row that the first forecast to evaluate begins with."""
         return self.split if self.held_out else max(self.window, self.season or 0)
+
+    @property
+    def decimals(self) -> list[int]:
+        """Decimal places of each column that tell a millionth of its deviation."""
+        return [max(0, 6 - math.floor(math.log10(deviation))) for deviation in self.deviation.tolist()]
 
     def model(self, hidden_size: int = 32, **options: Any) -> SequenceModel:
         """Return a network for the task; options as for `rnncore.SequenceModel`."""
@@ -155,15 +232,15 @@ class Forecasting:
         y = following.reshape(N, self.window, -1)
         return windows[:, : self.window], y if self.output == "all" else y[:, -1]
 
-    def closed_loop(self, model: Sequential, history: npt.ArrayLike, steps: int) -> np.ndarray:
+    def closed_loop(self, model: Sequential | Forecaster, history: npt.ArrayLike, steps: int) -> np.ndarray:
         """Predict on and on, from predictions that are read as if they were the series.
 
         Parameters
         ----------
-        model : Sequential
-            As `model` returns it, trained.
+        model : Sequential or Forecaster
+            As `model` returns it, trained, or a forecaster, which predicts by itself.
         history : array_like, (N, S, C)
-            The rows before, at least `window` of them, of N series.
+            The rows before, at least `window` of them (`Forecaster.rows`), of N series.
         steps : int
             Rows to predict.
 
@@ -174,6 +251,8 @@ class Forecasting:
         steps = checks.integer("steps", steps)
         history = checks.dense("history", history)
         checks.shape("history", history, ("N", "S", len(self.columns)))
+        if isinstance(model, Forecaster):
+            return model.forecast(history, steps)
         T, h = self.window, self.horizon
         if history.shape[1] < T:
             raise ValueError(f"history must have at least {T} rows, got {history.shape[1]}")
@@ -187,14 +266,17 @@ class Forecasting:
             state = after if self.carry else None
         return rows[:, T : T + steps] * self.deviation + self.mean
 
-    def forecast(self, model: Sequential, start: int | None = None, steps: int | None = None) -> np.ndarray:
+    def forecast(
+        self, model: Sequential | Forecaster, start: int | None = None, steps: int | None = None
+    ) -> np.ndarray:
         """Predict any range of the series in closed loop, also beyond its end.
 
         Parameters
         ----------
-        model : Sequential
+        model : Sequential or Forecaster
         start : int, optional
-            First row to predict, from `window` to the end of the series; the first held-out row if not given.
+            First row to predict, from `window` (`Forecaster.rows`) to the end of the series; the first
+            held-out row if not given.
         steps : int, optional
             Rows to predict; to the end of the series, or else `ahead`, if not given.
 
@@ -202,53 +284,108 @@ class Forecasting:
         -------
         ndarray of float64, (steps, C)
         """
-        start, steps = self.span(start, steps)
+        start, steps = self.span(start, steps, model)
         return self.closed_loop(model, self.truth[None, :start], steps)[0]
 
-    def span(self, start: int | None = None, steps: int | None = None) -> tuple[int, int]:
+    def span(
+        self,
+        start: int | None = None,
+        steps: int | None = None,
+        model: Sequential | Forecaster | None = None,
+    ) -> tuple[int, int]:
         """Return first row and number of rows that `forecast` predicts."""
-        S = len(self.series)
-        start = self._first if start is None else checks.integer("start", start, minimum=0)
-        if not self.window <= start <= S:
+        S, rows = len(self.series), self._rows(model)
+        start = max(self._first, rows) if start is None else checks.integer("start", start, minimum=0)
+        if not rows <= start <= S:
             raise ValueError(
-                f"start must lie in {self.window} ... {S}, a window behind the first row, got {start}"
+                f"start must lie in {rows} ... {S}, behind the rows that are read first, got {start}"
             )
         return start, checks.integer("steps", (S - start or self.ahead) if steps is None else steps)
 
-    def validate(self, model: Sequential) -> dict[str, float]:
-        """Return what `evaluate` does."""
-        return self.evaluate(model)
+    def _rows(self, model: Sequential | Forecaster | None) -> int:
+        """Return how many rows of history a model reads."""
+        return model.rows if isinstance(model, Forecaster) else self.window
 
-    def evaluate(self, model: Sequential) -> dict[str, float]:
+    def validate(self, model: Sequential | Forecaster) -> dict[str, float]:
+        """Return what `evaluate` does, from a part of the forecasts."""
+        return self._errors(model, WATCHED, WATCHED)
+
+    def evaluate(self, model: Sequential | Forecaster) -> dict[str, float]:
         """Return root mean squared errors on the held-out rows, beside those of forecasts without a model.
 
-        Forecasts begin with every held-out row that has enough others behind it.
+        Forecasts of one row begin with every held-out row, others with at most 1000 at regular distances.
 
         Returns
         -------
         dict
             "rmse_1", one row ahead, and "rmse_k", the first k = `ahead` rows in closed loop; the same for
-            "last_value", the row before again and again, and for "seasonal", the season before again and
-            again. With several columns the name of each is appended.
+            "last_value", the row before again and again, for "seasonal", the season before again and again,
+            and, if rows are held out, for "autoregression", whose order the validation part decides. With
+            several columns the name of each is appended.
         """
+        return self._errors(model, len(self.truth), MOST)
+
+    def _errors(self, model: Sequential | Forecaster, most_next: int, most_ahead: int) -> dict[str, float]:
+        """Return the errors of at most so many forecasts of one row, and of `ahead` rows."""
         metrics = {}
+        rows = self._rows(model)
         for ahead in dict.fromkeys((1, self.ahead)):
-            starts = np.arange(self._first, len(self.truth) - ahead + 1)
-            rows = sliding_window_view(self.truth, ahead, axis=0).swapaxes(1, 2)[starts]
-            history = sliding_window_view(self.truth, self.window, axis=0).swapaxes(1, 2)[
-                starts - self.window
+            starts = np.arange(max(self._first, rows), len(self.truth) - ahead + 1)
+            starts = thin(starts, most_next if ahead == 1 else most_ahead)
+            forecasts = [
+                self.closed_loop(model, histories(self.truth, part, rows), ahead)
+                for part in np.array_split(starts, -(-len(starts) // BLOCK))
             ]
-            found = {"rmse": self.closed_loop(model, history, ahead), "last_value": history[:, -1:]}
-            if self.season:
-                back = np.arange(ahead) % self.season - self.season
-                found["seasonal"] = self.truth[starts[:, None] + back]
-            for name, forecasts in found.items():
-                errors = np.sqrt(np.mean((forecasts - rows) ** 2, axis=(0, 1)))
-                for column, error in zip(self.columns, errors.tolist(), strict=True):
-                    metrics[f"{name}_{ahead}{self._suffix(column)}"] = error
+            found = {"rmse": self._rmse(np.concatenate(forecasts), starts)}
+            for name, each in (found | self._baseline_errors(ahead, starts)).items():
+                for column, error in zip(self.columns, each, strict=True):
+                    metrics[f"{name}_{ahead}{self.suffix(column)}"] = error
         return metrics
 
-    def _suffix(self, column: str) -> str:
+    def _rmse(self, forecasts: np.ndarray, starts: np.ndarray) -> list[float]:
+        """Return the error of forecasts (N, steps, C) in each column."""
+        squares = (forecasts - futures(self.truth, starts, forecasts.shape[1])) ** 2
+        errors: list[float] = np.sqrt(squares.mean(axis=(0, 1))).tolist()
+        return errors
+
+    def _baseline_errors(self, steps: int, starts: np.ndarray) -> dict[str, list[float]]:
+        """Return the errors of all baselines in each column; known already from the validation before."""
+        key = steps, len(starts)
+        if key not in self._known:
+            rules: dict[str, list[Baseline]] = {"last_value": [LastValue()] * len(self.columns)}
+            if self.season:
+                rules["seasonal"] = [LastSeason(self.season)] * len(self.columns)
+            if self.held_out:
+                rules["autoregression"] = [
+                    best(own, Autoregression).refit(self.series[: self.split, c])
+                    for c, own in enumerate(self.compare(steps))
+                ]
+            self._known[key] = {
+                name: [errors([rule], self.truth[:, c], starts, steps)[0] for c, rule in enumerate(own)]
+                for name, own in rules.items()
+            }
+        return self._known[key]
+
+    def compare(self, steps: int) -> list[list[tuple[Baseline, float]]]:
+        """Return, for each column, baselines fitted to the rows before `stop`, and their errors after it.
+
+        Parameters
+        ----------
+        steps : int
+            Rows that forecasts have.
+        """
+        if self.stop + steps > self.split:
+            raise ValueError(f"{steps} rows ahead are more than half of the {self.split} rows to train on")
+        if not self._fitted:
+            self._fitted = [candidates(column[: self.stop], self.season) for column in self.series.T]
+        starts = thin(np.arange(self.stop, self.split - steps + 1), MOST)
+        return [
+            list(zip(fitted, errors(fitted, column, starts, steps), strict=True))
+            for fitted, column in zip(self._fitted, self.series.T, strict=True)
+        ]
+
+    def suffix(self, column: str) -> str:
+        """Return what the names of a column's metrics end in."""
         return f"_{column}" if len(self.columns) > 1 else ""
 
     def draw(self, path: str | os.PathLike[str], metrics: Mapping[int, Mapping[str, float]]) -> None:
@@ -260,14 +397,26 @@ class Forecasting:
         metrics : mapping of int to mapping of str to float
             What `validate` gave, by the number of updates until then.
         """
-        names = {"rmse": "network", "last_value": "last value", "seasonal": "last season"}
+        if any(CORRECTED & values.keys() for values in metrics.values()):
+            curves = {
+                name.replace("_", " "): [values.get(name, np.nan) for values in metrics.values()]
+                for name in sorted(CORRECTED)
+            }
+            panels = [pictures.Panel("validation error,\nparts of the baseline's", curves)]
+            return pictures.training_curves(path, "Corrections of the baseline", list(metrics), panels)
+        names = {
+            "rmse": "network",
+            "last_value": "last value",
+            "seasonal": "last season",
+            "autoregression": "autoregression",
+        }
         panels = []
         for ahead in dict.fromkeys((1, self.ahead)):
             for column in self.columns:
                 curves = {
                     label: [values[key] for values in metrics.values()]
                     for name, label in names.items()
-                    if (key := f"{name}_{ahead}{self._suffix(column)}") in next(iter(metrics.values()), {})
+                    if (key := f"{name}_{ahead}{self.suffix(column)}") in next(iter(metrics.values()), {})
                 }
                 panels.append(pictures.Panel(f"RMSE of {column},\n{ahead} ahead", curves))
         pictures.training_curves(path, "Forecasting", list(metrics), panels)
@@ -275,14 +424,17 @@ class Forecasting:
     def draw_forecast(
         self,
         path: str | os.PathLike[str],
-        model: Sequential,
+        model: Sequential | Forecaster,
         start: int | None = None,
         steps: int | None = None,
     ) -> None:
         """Draw the series and a forecast over it into a PNG file; start and steps as for `forecast`."""
-        start, steps = self.span(start, steps)
+        start, steps = self.span(start, steps, model)
         predicted = self.forecast(model, start, steps)
-        pictures.forecast(path, "Forecast", self.columns, self.truth, start, predicted)
+        title = pictures.forecast_title(self.columns, self.source)
+        pictures.forecast(
+            path, title, self.columns, self.truth, start, predicted, self.index, self.index_name
+        )
 
 
 class NoisySine(Forecasting):
@@ -324,45 +476,11 @@ class NoisySine(Forecasting):
         return self.clean
 
 
-def read_csv(path: str | os.PathLike[str], columns: Sequence[str]) -> np.ndarray:
-    """Read columns of numbers from a CSV file whose first line names them.
-
-    Parameters
-    ----------
-    path : path
-    columns : sequence of str
-
-    Returns
-    -------
-    ndarray of float64, (S, C)
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If it has no such column, or a value is missing or no number; its line is named.
-    """
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        for column in columns:
-            if column not in (reader.fieldnames or ()):
-                there = ", ".join(map(repr, reader.fieldnames or ())) or "none"
-                raise ValueError(f"{path} has no column {column!r}, but {there}")
-        return np.array(
-            [[_number(row[c], f"{path}, line {reader.line_num}: {c}") for c in columns] for row in reader]
-        ).reshape(-1, len(columns))
-
-
-def _number(text: str | None, place: str) -> float:
-    """Return the finite number that a text stands for."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        raise ValueError(f"{place} must be a number, got {text or 'nothing'!r}")
-    return value
+def _names(series: Any, count: int) -> list[str]:
+    """Return the names of columns: those of a data frame or of one of its columns, or else their numbers."""
+    name = getattr(series, "name", None)
+    given = getattr(series, "columns", [] if name is None else [name])
+    return [str(column) for column in given] or [f"column {c}" for c in range(count)]
 
 
 def _series(value: npt.ArrayLike) -> np.ndarray:

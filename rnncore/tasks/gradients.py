@@ -10,6 +10,8 @@ import numpy.typing as npt
 from rnncore.models import Sequential
 from rnncore.network import Pass
 
+__all__ = ["norms"]
+
 
 def norms(model: Sequential, x: npt.ArrayLike, y: npt.ArrayLike) -> np.ndarray:
     """Return how much of the last step's loss arrives at each step: the norm of its gradient there.

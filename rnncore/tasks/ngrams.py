@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+__all__ = ["witten_bell"]
+
 
 def witten_bell(ids: np.ndarray, split: int, symbols: int, order: int = 6) -> float:
     """Return the loss of an interpolated n-gram model on the end of a sequence, in nats a symbol.

@@ -19,7 +19,9 @@ import numpy as np
 
 from rnncore import checks, pictures
 from rnncore.models import SequenceModel, Sequential
-from rnncore.tasks.task import Batch
+from rnncore.tasks.task import Batch, written
+
+__all__ = ["REBER", "AddingProblem", "EmbeddedReber", "Problem", "TemporalOrder"]
 
 WATCHED, TESTED = 500, 2000  # sequences to validate and to evaluate on
 
@@ -40,6 +42,13 @@ class Problem(ABC):
     def __init__(self, batch_size: int, seed: int) -> None:
         self.batch_size = checks.integer("batch_size", batch_size)
         self.seed = checks.integer("seed", seed, minimum=0)
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make such a task again."""
+
+    def __repr__(self) -> str:
+        return written(self, **self.config())
 
     @abstractmethod
     def sample(self, count: int, rng: np.random.Generator) -> Batch:
@@ -122,6 +131,12 @@ class AddingProblem(Problem):
         error = model.predict(sequences.x) - sequences.y
         return {"mse": float(np.mean(error.astype(np.float64) ** 2))}
 
+    def evaluate(self, model: Sequential) -> dict[str, float]:
+        """Return the score on 2000 other sequences, beside "mse_of_always_1" there."""
+        sequences = self.sample(TESTED, np.random.default_rng([self.seed, 1]))
+        ones = float(np.mean((sequences.y.astype(np.float64) - 1) ** 2))
+        return {**self.score(model, sequences), "mse_of_always_1": ones}
+
     def panels(self, metrics: Mapping[str, list[float]]) -> list[pictures.Panel]:
         """Return what to draw of the metrics that were measured during training."""
         return [pictures.Panel("mean squared error", metrics, logarithmic=True)]
@@ -183,6 +198,10 @@ class TemporalOrder(Problem):
         """Return "accuracy", the part of sequences classified right."""
         found = model.predict(sequences.x).argmax(axis=1)
         return {"accuracy": float(np.mean(found == sequences.y))}
+
+    def evaluate(self, model: Sequential) -> dict[str, float]:
+        """Return the score on 2000 other sequences, beside "accuracy_of_guessing"."""
+        return {**super().evaluate(model), "accuracy_of_guessing": 2.0**-self.symbols}
 
     def panels(self, metrics: Mapping[str, list[float]]) -> list[pictures.Panel]:
         """Return what to draw of the metrics that were measured during training."""

@@ -9,6 +9,8 @@ from rnncore import checks
 from rnncore.models import Sequential
 from rnncore.network import Seed
 
+__all__ = ["distribution", "sample"]
+
 
 def distribution(
     logits: np.ndarray, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
@@ -19,9 +21,9 @@ def distribution(
     ----------
     logits : ndarray, (N, V)
     temperature : float, default 1
-        p ~ exp(logits / temperature): below 1 what is likely becomes likelier.
+        p ~ exp(logits / temperature): below 1 what is likely becomes likelier; 0 always takes the likeliest.
     top_k : int, optional
-        Only the k likeliest symbols; 1 always takes the likeliest.
+        Only the k likeliest symbols; 1 is the same as temperature 0.
     top_p : float, optional
         Only the likeliest symbols that together have at least this probability (Holtzman et al., *The curious
         case of neural text degeneration*, 2020). Applied after `top_k`.
@@ -29,8 +31,17 @@ def distribution(
     Returns
     -------
     p : ndarray of float64, (N, V)
+
+    Raises
+    ------
+    ValueError
+        If a logit is infinite or no number.
     """
     z = logits.astype(np.float64)
+    for place in np.argwhere(~np.isfinite(z))[:1]:
+        raise ValueError(f"logits{place.tolist()} = {z[tuple(place)]}: there is nothing to draw from")
+    if temperature == 0:
+        temperature, top_k = 1.0, 1
     z = (z - z.max(axis=1, keepdims=True)) / temperature
     order = np.argsort(-z, axis=1, kind="stable")  # the likeliest first
     if top_k is not None:
@@ -62,7 +73,7 @@ def sample(
     Parameters
     ----------
     model : Sequential
-        From tokens to the logits of the next one, at every step.
+        From tokens to the next one, at every step; an output activation other than softmax is refused.
     prompt : array_like of int, (T,)
         At least one token to begin with.
     length : int
@@ -83,7 +94,7 @@ def sample(
     Raises
     ------
     ValueError, TypeError
-        For an argument out of its range.
+        For an argument out of its range, or where a logit of the model is infinite or no number.
     """
     begin = checks.integers("prompt", prompt, "tokens")
     checks.shape("prompt", begin, ("T",))
@@ -91,15 +102,16 @@ def sample(
         raise ValueError("prompt must hold at least one token")
     checks.integer("length", length)
     checks.integer("count", count)
-    checks.real("temperature", temperature, open_low=True)
+    checks.real("temperature", temperature)
     if top_k is not None:
         checks.integer("top_k", top_k)
     if top_p is not None and checks.real("top_p", top_p, open_low=True) > 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p:g}")
-    if model.output_activation is not None:
-        raise ValueError(f"a model to sample from puts out logits, not {model.output_activation}")
+    if model.output_activation not in (None, "softmax"):
+        raise ValueError(f"a model to sample from must end in a softmax, got {model.output_activation!r}")
     rng = np.random.default_rng(seed)
-    stream = model.stream(count)
+    # a temperature acts on logits
+    stream = Sequential(model.layers, input=model.input, output=model.output).stream(count)
     for token in begin:
         logits = stream.step(np.full(count, token))
     drawn = np.empty((count, length), dtype=np.intp)

@@ -12,9 +12,13 @@ import numpy.typing as npt
 
 from rnncore import checks, pictures
 from rnncore.models import SequenceModel, Sequential
-from rnncore.tasks.task import Batch
+from rnncore.tasks import scaling
+from rnncore.tasks.task import Batch, digest, written
+
+__all__ = ["SequenceClassification", "SequenceRegression"]
 
 Sequences = npt.ArrayLike | Sequence[npt.ArrayLike]
+INPUTS = ("dense", "tokens")
 
 
 class _WholeSequences(ABC):
@@ -24,6 +28,9 @@ class _WholeSequences(ABC):
     ----------
     train, test : Batch
         What is learnt from, and what is held out (the same if nothing is).
+    input : {"dense", "tokens"}
+    input_size : int
+        D, or one more than the largest token id.
     """
 
     train: Batch
@@ -38,18 +45,22 @@ class _WholeSequences(ABC):
         test: tuple[Any, ...] | None = None,
         held_out: float = 0.2,
         batch_size: int = 32,
+        input: str | None = None,
         seed: int = 0,
     ) -> None:
         self.batch_size = checks.integer("batch_size", batch_size)
         held_out = checks.real("held_out", held_out, high=1.0)
         rng = np.random.default_rng(checks.integer("seed", seed, minimum=0))
-        x, lengths = _pad("x", x, lengths)
+        if input is not None:
+            checks.choice("input", input, INPUTS)
+        x, lengths = _pad("x", x, lengths, input)
+        self.input = INPUTS[x.ndim == 2]
         y = self._targets("y", y, len(x))
         if test is not None:
             if not isinstance(test, tuple) or len(test) not in (2, 3):
                 raise TypeError("test must be a tuple (x, y) or (x, y, lengths)")
-            test_x, test_lengths = _pad("test[0]", test[0], *test[2:])
-            checks.shape("test[0]", test_x, ("N", "T", x.shape[2]))
+            test_x, test_lengths = _pad("test[0]", test[0], test[2] if len(test) == 3 else None, self.input)
+            checks.shape("test[0]", test_x, ("N", "T", *x.shape[2:]))
             test_y = self._targets("test[1]", test[1], len(test_x))
             self.train, self.test = Batch(x, y, lengths), Batch(test_x, test_y, test_lengths)
         else:
@@ -58,10 +69,18 @@ class _WholeSequences(ABC):
             whole = Batch(x, y, lengths)
             self.train = _take(whole, order[count:])
             self.test = _take(whole, order[:count]) if count else self.train
+        self.input_size = (
+            x.shape[2] if self.input == "dense" else 1 + max(map(_largest, (self.train, self.test)))
+        )
 
     @abstractmethod
     def _targets(self, name: str, y: npt.ArrayLike, N: int) -> np.ndarray:
         """Check targets and return them as a loss takes them."""
+
+    def _model(self, hidden_size: int, output_size: int, options: dict[str, Any]) -> SequenceModel:
+        """Return a network from the sequences to numbers for each."""
+        defaults = {"input": self.input, "output": "last"}
+        return SequenceModel(self.input_size, hidden_size, output_size, **defaults | options)
 
     @abstractmethod
     def evaluate(self, model: Sequential) -> dict[str, float]:
@@ -70,6 +89,15 @@ class _WholeSequences(ABC):
     def validate(self, model: Sequential) -> dict[str, float]:
         """Return what `evaluate` does."""
         return self.evaluate(model)
+
+    def __repr__(self) -> str:
+        learnt, held = len(self.train.x), len(self.test.x)
+        size = {"input": self.input, "input_size": self.input_size, "batch_size": self.batch_size}
+        return written(self, f"{learnt} sequences to learn from", f"{held} to test on", **size)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the batches depend on."""
+        return {"train": digest(*self.train), "batch_size": self.batch_size}
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Yield the training sequences in random order; the last batch may be smaller."""
@@ -97,7 +125,7 @@ class SequenceClassification(_WholeSequences):
     Parameters
     ----------
     x : array_like, (N, T, D) or (N, T), or sequence of arrays (T, D) or (T,) of unequal length
-        Numbers, none missing; without D there is one at each step.
+        Numbers, none missing; without D there is one at each step, unless these are token ids.
     y : array_like, (N,)
         Class of each sequence: integers, strings or whatever else NumPy can sort.
     lengths : array_like of int, (N,), optional
@@ -108,6 +136,8 @@ class SequenceClassification(_WholeSequences):
         Part of the sequences to evaluate on where no `test` is given, drawn at random. With 0 these are those
         trained on.
     batch_size : int, default 32
+    input : {"dense", "tokens"}, optional
+        Whether x holds numbers or token ids. If not given, integers without D are token ids.
     seed : int, default 0
         Decides which sequences are held out.
 
@@ -139,9 +169,7 @@ class SequenceClassification(_WholeSequences):
 
     def model(self, hidden_size: int = 32, **options: Any) -> SequenceModel:
         """Return a network for the task; options as for `rnncore.SequenceModel`."""
-        defaults = {"input": "dense", "output": "last", "output_activation": "softmax"}
-        D = self.train.x.shape[2]
-        return SequenceModel(D, hidden_size, len(self.classes), **defaults | options)
+        return self._model(hidden_size, len(self.classes), {"output_activation": "softmax"} | options)
 
     def evaluate(self, model: Sequential) -> dict[str, float]:
         """Return "accuracy", the part of the test sequences that is classified right."""
@@ -167,10 +195,13 @@ class SequenceClassification(_WholeSequences):
 class SequenceRegression(_WholeSequences):
     """Tell numbers for a sequence.
 
+    Batches have the targets scaled by mean and deviation of those to train on; `predict` and errors are in
+    the targets' own units.
+
     Parameters
     ----------
     x : array_like, (N, T, D) or (N, T), or sequence of arrays (T, D) or (T,) of unequal length
-        Numbers, none missing; without D there is one at each step.
+        Numbers, none missing; without D there is one at each step, unless these are token ids.
     y : array_like, (N,) or (N, O)
     lengths : array_like of int, (N,), optional
         Valid steps of each sequence of an array.
@@ -180,13 +211,19 @@ class SequenceRegression(_WholeSequences):
         Part of the sequences to evaluate on where no `test` is given, drawn at random. With 0 these are those
         trained on.
     batch_size : int, default 32
+    input : {"dense", "tokens"}, optional
+        Whether x holds numbers or token ids. If not given, integers without D are token ids.
     seed : int, default 0
         Decides which sequences are held out.
+    scale : bool, default True
+        Train on targets of mean 0 and deviation 1. Not for a model whose outputs are bounded.
 
     Attributes
     ----------
     train, test : Batch
-        What is learnt from, and what is held out; their y are (N, O).
+        What is learnt from, and what is held out; their y are (N, O), in their own units.
+    mean, deviation : ndarray of float64, (O,)
+        Of the targets to train on; 0 and 1 with ``scale=False``, and deviation 1 where they do not vary.
 
     Raises
     ------
@@ -194,9 +231,35 @@ class SequenceRegression(_WholeSequences):
         For a wrong shape, or a missing value (sequence and step are named).
     """
 
-    def __init__(self, x: Sequences, y: npt.ArrayLike, *args: Any, **options: Any) -> None:
+    def __init__(
+        self, x: Sequences, y: npt.ArrayLike, *args: Any, scale: bool = True, **options: Any
+    ) -> None:
         super().__init__(x, y, *args, **options)
-        checks.shape("test[1]", self.test.y, ("N", self.train.y.shape[1]))
+        targets = self.train.y.astype(np.float64)
+        checks.shape("test[1]", self.test.y, ("N", targets.shape[1]))
+        self.mean, self.deviation = np.zeros(targets.shape[1]), np.ones(targets.shape[1])
+        if checks.flag("scale", scale):
+            self.mean, self.deviation = targets.mean(axis=0), scaling.deviation(targets)
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Yield the training sequences with scaled targets in random order; the last batch may be smaller."""
+        for batch in super().batches(rng):
+            yield batch._replace(y=(batch.y - self.mean) / self.deviation)
+
+    def predict(self, model: Sequential, x: Sequences, lengths: npt.ArrayLike | None = None) -> np.ndarray:
+        """Return what a model that has learnt the task predicts, in the targets' own units.
+
+        Parameters
+        ----------
+        model : Sequential
+        x, lengths
+            Sequences as the task takes them.
+
+        Returns
+        -------
+        ndarray of float64, (N, O)
+        """
+        return model.predict(*_pad("x", x, lengths, self.input)) * self.deviation + self.mean
 
     def _targets(self, name: str, y: npt.ArrayLike, N: int) -> np.ndarray:
         found = checks.dense(name, y)
@@ -209,9 +272,7 @@ class SequenceRegression(_WholeSequences):
 
     def model(self, hidden_size: int = 32, **options: Any) -> SequenceModel:
         """Return a network for the task; options as for `rnncore.SequenceModel`."""
-        defaults = {"input": "dense", "output": "last"}
-        sizes = self.train.x.shape[2], hidden_size, self.train.y.shape[1]
-        return SequenceModel(*sizes, **defaults | options)
+        return self._model(hidden_size, self.train.y.shape[1], options)
 
     def evaluate(self, model: Sequential) -> dict[str, float]:
         """Return the error on the test sequences.
@@ -223,20 +284,25 @@ class SequenceRegression(_WholeSequences):
             explains, 1 - Σ(y - ŷ)² / Σ(y - mean)²; NaN where the targets do not vary.
         """
         y = self.test.y.astype(np.float64)
-        squares = (model.predict(self.test.x, self.test.lengths) - y) ** 2
+        squares = (self.predict(model, self.test.x, self.test.lengths) - y) ** 2
         spread = ((y - y.mean(axis=0)) ** 2).sum()
-        r2 = 1 - squares.sum() / spread if spread else np.nan
+        r2 = 1 - squares.sum() / spread if scaling.varies(y).any() else np.nan
         return {"rmse": float(np.sqrt(squares.mean())), "r2": float(r2)}
 
 
 def _pad(
-    name: str, x: Sequences, lengths: npt.ArrayLike | None = None
+    name: str, x: Sequences, lengths: npt.ArrayLike | None, input: str | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return sequences as one array (N, T, D), shorter ones with zeros behind, and their lengths if any."""
-    if isinstance(x, np.ndarray) and x.dtype != object:
-        found = checks.dense(name, x)
+    """Return sequences as one array, shorter ones with zeros behind, and their lengths if any.
+
+    It is (N, T, D) of numbers, or (N, T) of token ids: if the input is not given, where integers have no D.
+    """
+    whole = checks.array(name, x) if hasattr(x, "__array__") else None
+    if whole is not None and whole.dtype != object:
+        found = checks.dense(name, whole)
     else:
-        parts = [checks.dense(f"{name}[{n}]", part) for n, part in enumerate(x)]  # type: ignore[arg-type]
+        given = x if whole is None else whole
+        parts = [checks.dense(f"{name}[{n}]", part) for n, part in enumerate(given)]  # type: ignore[arg-type]
         for n, part in enumerate(parts):
             if part.ndim not in (1, 2) or part.shape[1:] != parts[0].shape[1:]:
                 expected = ("T", *parts[0].shape[1:]) if parts[0].ndim in (1, 2) else ("T", "D")
@@ -245,22 +311,45 @@ def _pad(
         if parts and lengths is None and len(set(counts.tolist())) > 1:
             lengths = counts
         T = max(counts, default=0)
-        found = np.zeros(
-            (len(parts), T, *(parts[0].shape[1:] if parts else ())), np.result_type(*parts, np.int8)
-        )
+        kinds = [part.dtype for part in parts if part.size]  # an empty list has none of its own
+        dtype = np.result_type(*kinds) if kinds else np.dtype(np.float64)
+        found = np.zeros((len(parts), T, *(parts[0].shape[1:] if parts else ())), dtype)
         for row, part in zip(found, parts, strict=True):
             row[: len(part)] = part
-    if found.ndim == 2:
+    if input is None:
+        input = INPUTS[found.ndim == 2 and found.dtype.kind in "iu"]
+    if input == "tokens":
+        checks.integers(name, found, "token ids")
+    elif found.ndim == 2:
         found = found[:, :, None]
-    checks.shape(name, found, ("N", "T", "D"))
-    N, T, _ = found.shape
+    checks.shape(name, found, ("N", "T") if input == "tokens" else ("N", "T", "D"))
+    N, T = found.shape[:2]
     if not N or not T:
         raise ValueError(f"{name} must hold a sequence with a step, got shape {found.shape}")
     steps = checks.lengths(lengths, N, T)
-    valid = np.arange(T) < (np.full(N, T) if steps is None else steps)[:, None]
-    for n, t in np.argwhere(valid & ~np.isfinite(found).all(axis=2))[:1]:
-        raise ValueError(f"{name}[{n}] at step {t} is {found[n, t]}: a value is missing")
+    valid = _valid(N, T, steps)
+    if input == "tokens":
+        for n, t in np.argwhere(valid & (found < 0))[:1]:
+            raise ValueError(
+                f"{name}[{n}] at step {t} is {found[n, t]}, but integers are token ids of 0 and more: "
+                f"if they are numbers, say input='dense'"
+            )
+    else:
+        for n, t in np.argwhere(valid & ~np.isfinite(found).all(axis=2))[:1]:
+            raise ValueError(f"{name}[{n}] at step {t} is {found[n, t]}: a value is missing")
     return found, steps
+
+
+def _valid(N: int, T: int, lengths: np.ndarray | None) -> np.ndarray:
+    """Return which steps are there, (N, T) of bool."""
+    valid: np.ndarray = np.arange(T) < (np.full(N, T) if lengths is None else lengths)[:, None]
+    return valid
+
+
+def _largest(batch: Batch) -> int:
+    """Return the largest token id of a batch; -1 if it has no step."""
+    N, T = batch.x.shape
+    return int(batch.x[_valid(N, T, batch.lengths)].max(initial=-1))
 
 
 def _take(batch: Batch, chosen: np.ndarray) -> Batch:
