@@ -136,10 +136,10 @@ def _first(plan: Plan, seen: Mapping[str, np.ndarray | None], latest: bool = Fal
     for rank, (name, array) in enumerate(seen.items()):
         if array is None:
             continue
-        whole = array[: rows.M] if len(array) == rows.N * rows.T else array
+        whole = array[: rows.M] if len(array) == rows.capacity else array
         for row in np.flatnonzero(~np.isfinite(whole).all(axis=1)):
             value = whole[row][~np.isfinite(whole[row])][0]
-            if len(array) != rows.N * rows.T:
+            if len(array) != rows.capacity:
                 places.append((0, rank, f"{name} of sequence {rows.order[row]} is {value}"))
                 continue
             t, place = steps[row], f"time step {steps[row]} of sequence {sequences[row]}"

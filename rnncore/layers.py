@@ -218,6 +218,7 @@ class Recurrent(Layer):
         state: State = None,
         lengths: npt.ArrayLike | None = None,
         training: bool = False,
+        resets: npt.ArrayLike | None = None,
     ) -> tuple[np.ndarray, State]:
         """Run the layer over whole sequences.
 
@@ -231,6 +232,9 @@ class Recurrent(Layer):
             Valid steps of each sequence, 0 ... T; all T if not given.
         training : bool, default False
             Keep what `backward` needs, and drop out between layers.
+        resets : array_like of bool, (N, T), optional
+            Where sequences begin anew: the state before that step is zero, and no gradient passes it. Each
+            piece of a sequence gives what it would give by itself, in both directions.
 
         Returns
         -------
@@ -239,7 +243,7 @@ class Recurrent(Layer):
         state : ndarray, (L * directions, N, H), or a pair
             After each sequence's own last step (reverse direction: its first).
         """
-        return self._forward(x, state, lengths, training)
+        return self._forward(x, state, lengths, resets, training)
 
     def backward(self, dy: npt.ArrayLike | None, dstate: State = None) -> tuple[np.ndarray | None, State]:
         """Backpropagate through this thread's latest ``forward(..., training=True)``, adding to `grads`.
@@ -267,8 +271,8 @@ class Recurrent(Layer):
 
     def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
         """Append the layer's stages to a plan and return their output."""
-        H, directions, capacity = self.hidden_size, len(self.directions), plan.rows.N * plan.rows.T
-        initial, final = plan.state(self.states, self.num_layers * directions, H)
+        H, directions, capacity = self.hidden_size, len(self.directions), plan.rows.capacity
+        initial, final = plan.state(self.states, self.num_layers, directions, H)
         for layer in range(self.num_layers):
             top = layer == self.num_layers - 1
             y = plan.variable(
@@ -538,7 +542,7 @@ class Linear(Layer):
 
     def forward(self, x: npt.ArrayLike, training: bool = False) -> np.ndarray:
         """Return y (N, T, O) for x (N, T, I); in training, keep what `backward` needs."""
-        return self._forward(x, None, None, training)[0]
+        return self._forward(x, None, None, None, training)[0]
 
     def backward(self, dy: npt.ArrayLike) -> np.ndarray | None:
         """Return dx (N, T, I) for dy (N, T, O); parameter gradients are added to `grads`."""
@@ -600,7 +604,7 @@ class Embedding(Layer):
 
     def forward(self, x: npt.ArrayLike, training: bool = False) -> np.ndarray:
         """Return y (N, T, E) for token ids x (N, T); in training, keep what `backward` needs."""
-        return self._forward(x, None, None, training)[0]
+        return self._forward(x, None, None, None, training)[0]
 
     def backward(self, dy: npt.ArrayLike) -> None:
         """Add the gradients for dy (N, T, E) to `grads`; ids have none."""

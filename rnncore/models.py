@@ -138,6 +138,7 @@ class Sequential(Network):
         state: State = None,
         lengths: npt.ArrayLike | None = None,
         training: bool = False,
+        resets: npt.ArrayLike | None = None,
     ) -> tuple[np.ndarray, State]:
         """Run the model over whole sequences, up to the output activation.
 
@@ -151,6 +152,9 @@ class Sequential(Network):
             Valid steps of each sequence, 0 ... T; all T if not given.
         training : bool
             Keep what `backward` needs, and drop out.
+        resets : array_like of bool, (N, T), optional
+            Where sequences begin anew: the state before that step is zero, and no gradient passes it. Each
+            piece of a sequence gives what it would give by itself, in both directions.
 
         Returns
         -------
@@ -159,7 +163,7 @@ class Sequential(Network):
         state : as given
             After each sequence's last step.
         """
-        return self._forward(x, state, lengths, training)
+        return self._forward(x, state, lengths, resets, training)
 
     def backward(
         self, dlogits: npt.ArrayLike | None, dstate: State = None
@@ -186,14 +190,16 @@ class Sequential(Network):
         """Put an output activation behind a model that has none; see `output_activation`."""
         self.__dict__["output_activation"] = activation
 
-    def predict(self, x: npt.ArrayLike, lengths: npt.ArrayLike | None = None) -> np.ndarray:
+    def predict(
+        self, x: npt.ArrayLike, lengths: npt.ArrayLike | None = None, resets: npt.ArrayLike | None = None
+    ) -> np.ndarray:
         """Return the output after its activation, (N, T, O) or (N, O); arguments as for `forward`.
 
         These are probabilities if `output_activation` is "sigmoid" or "softmax", as it is once a `Trainer`
         has been made for the model with the loss "bce" or "cross_entropy"; else they are `forward`'s logits.
         Many sequences are run some at a time, so memory beyond x and the result stays small.
         """
-        return self._infer(self.check_batch(x, None, lengths), Network._predictions)[0]
+        return self._infer(self.check_batch(x, None, lengths, resets), Network._predictions)[0]
 
     def stream(self, batch_size: int = 1) -> Stream:
         """Return a `Stream`, which runs the model one time step a call."""
@@ -410,7 +416,9 @@ class Stream:
         self._x, self._y = plan.x.value, plan.prediction.value
         self._shape, self._dtype = self._x.shape, self._x.dtype
 
-    def step(self, x_t: npt.ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
+    def step(
+        self, x_t: npt.ArrayLike, out: np.ndarray | None = None, reset: npt.ArrayLike | None = None
+    ) -> np.ndarray:
         """Run one time step.
 
         Parameters
@@ -418,6 +426,8 @@ class Stream:
         x_t : array_like, (N, D) finite numbers or (N,) token ids
         out : ndarray (N, O), optional
             Where to put the result.
+        reset : array_like of bool, (N,), optional
+            The sequences that begin anew with this step, from the zero state.
 
         Returns
         -------
@@ -438,7 +448,10 @@ class Stream:
                 x_t = self._check(x_t)
             if out is not None:
                 checks.output("out", out, self._y)
+            chosen = None if reset is None else checks.flags("reset", reset, self._shape[:1])
             self._plan.load_step(x_t)
+            if chosen is not None:
+                self._plan.reset_states(chosen)
             self._forward.run()
             if out is None:
                 return self._y

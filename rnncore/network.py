@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from rnncore import checks
 from rnncore.plan import Layer, Plan, Plans, States, gradient
+from rnncore.rows import Fragments
 
 __all__ = ["Arrays", "Checked", "Network", "Pass", "Seed", "State"]
 
@@ -143,17 +144,30 @@ class Network(ABC):
         wrapped = [tuple(arrays) if len(arrays) > 1 else arrays[0] for arrays in states]
         return wrapped[0] if len(wrapped) == 1 else (wrapped or None)
 
-    def check_batch(self, x: npt.ArrayLike, state: State, lengths: npt.ArrayLike | None) -> Checked:
+    def check_batch(
+        self, x: npt.ArrayLike, state: State, lengths: npt.ArrayLike | None, resets: npt.ArrayLike | None
+    ) -> Checked:
         """Return the arguments of a forward pass, checked."""
         found, tokens = self.check_input(x)
         N, T = found.shape[:2]
-        return Checked(found, tokens, checks.lengths(lengths, N, T), self.check_states("state", state, N))
+        steps, states = checks.lengths(lengths, N, T), self.check_states("state", state, N)
+        return Checked(found, tokens, steps, states, self.check_resets(resets, N, T))
+
+    def check_resets(self, resets: npt.ArrayLike | None, N: int, T: int) -> np.ndarray | None:
+        """Return where sequences begin anew, (N, T); None if they nowhere do."""
+        found = None if resets is None else checks.flags("resets", resets, (N, T))
+        if found is None or not found.any():
+            return None
+        if self.output == "last" and any(getattr(layer, "bidirectional", False) for layer in self.chain):
+            raise ValueError("resets must be None for a bidirectional model with output='last'")
+        return found
 
     def run(
         self,
         x: npt.ArrayLike,
         lengths: npt.ArrayLike | None = None,
         state: State = None,
+        resets: npt.ArrayLike | None = None,
         *,
         dropout: bool = True,
     ) -> Pass:
@@ -164,7 +178,7 @@ class Network(ABC):
 
         Parameters
         ----------
-        x, lengths, state
+        x, lengths, state, resets
             As for `forward`.
         dropout : bool, default True
             Drop out, as in training.
@@ -180,22 +194,26 @@ class Network(ABC):
         >>> left.backward(left.output - right.output)
         >>> right.backward(right.output - left.output)
         """
-        batch = self.check_batch(x, state, lengths)
+        batch = self.check_batch(x, state, lengths, resets)
         dropout = checks.flag("dropout", dropout)
-        key, plan = self._take(batch, training=True)
-        plan.load(batch.x, batch.lengths, batch.states)
+        key, plan = self._load(batch, training=True)
         plan.draw(self.rng if dropout else None)
         plan.pack()
         plan.forward()
         return Pass(self, key, plan)
 
     def _forward(
-        self, x: npt.ArrayLike, state: State, lengths: npt.ArrayLike | None, training: bool
+        self,
+        x: npt.ArrayLike,
+        state: State,
+        lengths: npt.ArrayLike | None,
+        resets: npt.ArrayLike | None,
+        training: bool,
     ) -> tuple[np.ndarray, State]:
         """Run a batch; in training, the pass is held for this thread's next call of `_backward`."""
         if not checks.flag("training", training):
-            return self._infer(self.check_batch(x, state, lengths), Network._outputs)
-        latest = self.run(x, lengths, state)
+            return self._infer(self.check_batch(x, state, lengths, resets), Network._outputs)
+        latest = self.run(x, lengths, state, resets)
         self._drop_latest()
         self._latest.pass_ = latest
         return latest.output, latest.state
@@ -234,9 +252,8 @@ class Network(ABC):
         return out, _join(states)
 
     def _infer_some(self, batch: Checked, read: Reader, first: int = 0) -> tuple[np.ndarray, State]:
-        key, plan = self._take(batch, training=False)
+        key, plan = self._load(batch, False, first)
         try:
-            plan.load(batch.x, batch.lengths, batch.states, first)
             plan.pack()
             plan.forward()
             return read(self, plan)
@@ -257,16 +274,22 @@ class Network(ABC):
         """Return what `predict` does, and no state."""
         return plan.read_prediction(), None
 
-    def _take(self, batch: Checked, training: bool) -> tuple[Hashable, Plan]:
-        """Return a plan for a batch, for the caller alone, and the key to give it back by."""
+    def _load(self, batch: Checked, training: bool, first: int = 0) -> tuple[Hashable, Plan]:
+        """Return a plan that holds a batch, for the caller alone, and the key to give it back by.
+
+        The batch may be part of a larger one, of which it has the sequences from `first` on.
+        """
         N, T = batch.x.shape[:2]
-        key = (N, T, batch.tokens, training, self.output_activation)
+        fragments = batch.fragments(self.output == "last")
+        rows = fragments.room if fragments else N
+        key = (rows, N, T, batch.tokens, training, self.output_activation)
         plan = self._plans.take(
             key,
             lambda: Plan(
                 self.chain,
-                N,
+                rows,
                 T,
+                sequences=N,
                 tokens=batch.tokens,
                 output=self.output,
                 output_activation=self.output_activation,
@@ -274,6 +297,11 @@ class Network(ABC):
                 input_grads=training,
             ),
         )
+        try:
+            plan.load(batch.x, batch.lengths, batch.states, fragments, first)
+        except BaseException:
+            self._plans.give_back(key, plan)
+            raise
         return key, plan
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -307,12 +335,17 @@ class Checked(NamedTuple):
     tokens: bool
     lengths: np.ndarray | None
     states: States | None
+    resets: np.ndarray | None
+
+    def fragments(self, last: bool) -> Fragments | None:
+        """Return what the resets cut the sequences into, or the last fragment of each alone."""
+        return None if self.resets is None else Fragments.cut(self.resets, self.lengths, last)
 
     def some(self, rows: slice) -> Checked:
         """Return some of the sequences."""
         states = self.states and [[array[:, rows] for array in layer] for layer in self.states]
-        lengths = None if self.lengths is None else self.lengths[rows]
-        return self._replace(x=self.x[rows], lengths=lengths, states=states)
+        lengths, resets = (a if a is None else a[rows] for a in (self.lengths, self.resets))
+        return self._replace(x=self.x[rows], lengths=lengths, states=states, resets=resets)
 
 
 def _join(states: Sequence[State]) -> State:

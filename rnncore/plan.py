@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from rnncore import checks, kernels, losses, machine
-from rnncore.rows import Rows, Variable, zeros
+from rnncore.rows import Fragments, Rows, Variable, zeros
 
 __all__ = ["Layer", "Plan", "Plans", "Stage", "States", "gradient"]
 
@@ -102,6 +102,8 @@ class Plan:
     ----------
     layers : sequence of Layer
     N, T : int
+    sequences : int, optional
+        Of the caller's batch, where the N that are laid out are fragments of these; N if not given.
     tokens : bool
         The input is token ids (N, T) rather than numbers (N, T, D).
     output : {"all", "last"}
@@ -152,6 +154,7 @@ class Plan:
         T: int,
         *,
         tokens: bool,
+        sequences: int | None = None,
         output: str = "all",
         output_activation: str | None = None,
         training: bool = False,
@@ -163,8 +166,9 @@ class Plan:
     ) -> None:
         self.layers = layers
         self.kernels = implementation or kernels.active
-        _require_memory(layers, N, T, training)
-        self.rows = Rows(N, T, self.kernels.num_threads_to_come())
+        self.sequences = N if sequences is None else sequences
+        _require_memory(layers, self.sequences, T, training)
+        self.rows = Rows(N, T, self.kernels.num_threads_to_come(), self.sequences * T)
         self.dtype = layers[0].dtype
         self.vocabulary = layers[0].in_features
         self.last = output == "last"
@@ -176,14 +180,15 @@ class Plan:
         self.final: list[tuple[Variable, ...]] = []
         self.gradients: list[np.ndarray] = []  # of the states: zero before every backward pass
         self._masks: list[tuple[np.ndarray, float]] = []
+        self._directions: list[int] = []  # of each recurrent layer
         self._nbytes = 0  # of variables and masks
         self._at_rest = True  # the initial state is zero
         self._bounds: tuple[float, float] = (0, self.vocabulary - 1)
         self._expected = f"but the vocabulary has ids 0 ... {self.vocabulary - 1}"
         if tokens:
-            self.x = Variable(np.zeros(N * T, np.intp))
+            self.x = Variable(np.zeros(self.rows.capacity, np.intp))
         else:
-            self.x = self.variable((N * T, layers[0].in_features), grad=input_grads)
+            self.x = self.variable((self.rows.capacity, layers[0].in_features), grad=input_grads)
             self._bounds, self._expected = checks.finite(self.dtype), "expected a finite number"
         # NaN passes through a network, but nothing is learnt from it, and a stream would never forget it
         checked = tokens or loss or streaming
@@ -248,12 +253,15 @@ class Plan:
         grads = layer.grads if self.training else {}
         return tuple(Variable(layer.params[name], grads.get(name)) for name in names)
 
-    def state(self, count: int, depth: int, H: int) -> tuple[tuple[Variable, ...], tuple[Variable, ...]]:
-        """Return initial and final state of a recurrent layer: `count` variables (depth, N, H) each.
+    def state(
+        self, count: int, num_layers: int, directions: int, H: int
+    ) -> tuple[tuple[Variable, ...], tuple[Variable, ...]]:
+        """Return initial and final state of a recurrent layer: `count` variables (L * directions, N, H) each.
 
         Their gradients may come from several sides, and every backward pass begins them from zero.
         """
-        shape = (depth, self.rows.N, H)
+        shape = (num_layers * directions, self.rows.N, H)
+        self._directions.append(directions)
         self.initial.append(tuple(self.variable(shape, grad=self.input_grads) for _ in range(count)))
         self.final.append(
             self.initial[-1] if self.streaming else tuple(self.variable(shape) for _ in range(count))
@@ -264,7 +272,7 @@ class Plan:
 
     def mask(self, H: int, rate: float) -> np.ndarray:
         """Return the mask of a dropout stage, which `draw` fills."""
-        mask = np.ones((self.rows.N * self.rows.T, H), self.dtype)
+        mask = np.ones((self.rows.capacity, H), self.dtype)
         self._nbytes += mask.nbytes
         self._masks.append((mask, rate))
         return mask
@@ -276,6 +284,7 @@ class Plan:
         x: np.ndarray,
         lengths: np.ndarray | None = None,
         states: States | None = None,
+        fragments: Fragments | None = None,
         first: int = 0,
     ) -> None:
         """Take a batch in: x (N, T, D) or (N, T), whose values alone are left to check.
@@ -287,8 +296,8 @@ class Plan:
         ValueError
             If a token id is outside the vocabulary.
         """
-        if lengths is not None or not self.rows.full:
-            self.rows.arrange(lengths)
+        if lengths is not None or fragments or not self.rows.full:
+            self.rows.arrange(lengths, fragments)
         if self.rows.most > 1 and self.rows.shares != (shares := self._forward.shares):
             self.rows.share(shares)
         if not self.intake.take(x):
@@ -323,9 +332,40 @@ class Plan:
                 if states is None:
                     variable.value.fill(0)
                 else:
-                    array = np.asarray(states[i][k])
-                    variable.value[...] = array if self.rows.full else array[:, self.rows.order]
+                    self._place_states(variable.value, states[i][k], self._directions[i], at_end=False)
         self._at_rest = states is None
+
+    def _place_states(self, value: np.ndarray, states: np.ndarray, directions: int, at_end: bool) -> None:
+        """Write the states (L * directions, N, H) of the caller's sequences into those of the sorted batch.
+
+        Those of a direction at the end of its run belong to the last fragment that it meets, and those at the
+        beginning to the first one, unless that begins anew.
+        """
+        if self.rows.full:
+            value[...] = states
+            return
+        value.fill(0)
+        for k in range(len(value)):
+            places, anew = self._ends(reverse=k % directions == 1, at_end=at_end)
+            value[k, places] = states[k]
+            value[k, places[anew]] = 0
+
+    def _read_states(self, value: np.ndarray, directions: int, at_end: bool) -> np.ndarray:
+        """Return the states (L * directions, N, H) of the caller's sequences; see `_place_states`."""
+        if self.rows.full:
+            return value.copy()
+        out = np.empty((len(value), self.sequences, value.shape[2]), value.dtype)
+        for k in range(len(value)):
+            places, anew = self._ends(reverse=k % directions == 1, at_end=at_end)
+            out[k] = value[k, places]
+            out[k, anew] = 0
+        return out
+
+    def _ends(self, reverse: bool, at_end: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return where a direction's run of each sequence begins or ends, and which of these begin anew."""
+        _, fragments = self.rows.given
+        anew = fragments.anew if fragments and not reverse and not at_end else np.zeros(self.sequences, bool)
+        return self.rows.places_of_sequences(last=reverse != at_end), anew
 
     def load_target(self, y: np.ndarray) -> None:
         """Take the target of the batch in, whose values alone are left to check.
@@ -390,16 +430,16 @@ class Plan:
             gradient(self.logits)[...] = dy[self.rows.order]
         else:
             self.rows.gather(dy, gradient(self.logits))
-        if dstates is not None:  # behind "last" the final state may be the output as well
-            for layer, arriving in zip(self.final, dstates, strict=True):
+        if dstates is not None:
+            for layer, arriving, directions in zip(self.final, dstates, self._directions, strict=True):
                 for variable, array in zip(layer, arriving, strict=True):
-                    gradient(variable)[...] += array[:, self.rows.order]
+                    self._place_states(gradient(variable), array, directions, at_end=True)
 
     def take_over(self, other: Plan) -> None:
         """Take in what a plan of the same kind has taken in or drawn, laid out in one share."""
-        self.rows.arrange(other.rows.callers_lengths())
+        self.rows.arrange(*other.rows.given)
         self.rows.horizon[:] = other.rows.horizon
-        in_time = np.argsort(other.rows.origins()[1], kind="stable")
+        in_time = np.argsort(other.rows.steps()[1], kind="stable")
         for own, theirs in zip(self._packed_inputs(), other._packed_inputs(), strict=True):
             own[: self.rows.M] = theirs[in_time]
         if self.last:
@@ -467,29 +507,36 @@ class Plan:
 
     def read_final(self) -> States:
         """Return the final states, (L * directions, N, H) each."""
-        return [[self._unsort(v.value, axis=1) for v in layer] for layer in self.final]
+        return self._read_all(self.final, lambda state: state.value, at_end=True)
 
     def read_initial(self) -> States:
         """Return the initial states, (L * directions, N, H) each."""
-        return [[self._unsort(v.value, axis=1) for v in layer] for layer in self.initial]
+        return self._read_all(self.initial, lambda state: state.value, at_end=False)
 
     def read_initial_grad(self) -> States:
         """Return the gradients of the initial states, (L * directions, N, H) each."""
-        return [[self._unsort(gradient(v), axis=1) for v in layer] for layer in self.initial]
+        return self._read_all(self.initial, gradient, at_end=False)
+
+    def _read_all(
+        self, states: Sequence[Sequence[Variable]], array: Callable[[Variable], np.ndarray], at_end: bool
+    ) -> States:
+        return [
+            [self._read_states(array(state), directions, at_end) for state in layer]
+            for layer, directions in zip(states, self._directions, strict=True)
+        ]
 
     def _read(self, value: np.ndarray) -> np.ndarray:
-        return self._unsort(value, axis=0) if self.last else self._scatter(value)
-
-    def _scatter(self, packed: np.ndarray) -> np.ndarray:
-        out = np.empty((self.rows.N, self.rows.T, packed.shape[1]), packed.dtype)
-        self.rows.scatter(packed, out)
-        return out
-
-    def _unsort(self, value: np.ndarray, axis: int) -> np.ndarray:
+        if not self.last:
+            return self._scatter(value)
         if self.rows.full:
             return value.copy()
         out = np.empty_like(value)
-        np.moveaxis(out, axis, 0)[self.rows.order] = np.moveaxis(value, axis, 0)
+        out[self.rows.order] = value
+        return out
+
+    def _scatter(self, packed: np.ndarray) -> np.ndarray:
+        out = np.empty((self.sequences, self.rows.T, packed.shape[1]), packed.dtype)
+        self.rows.scatter(packed, out)
         return out
 
     def _place(self, index: tuple[int, ...], last: bool = False) -> tuple[int, ...]:

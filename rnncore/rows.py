@@ -58,6 +58,57 @@ class Variable(NamedTuple):
     bounded: bool = False
 
 
+class Fragments(NamedTuple):
+    """Sequences that begin anew at some of their steps, cut there: each fragment runs like a sequence.
+
+    Attributes
+    ----------
+    lengths : ndarray of intp, shape (F,)
+        Valid steps of each fragment.
+    begins : ndarray of intp, shape (F,)
+        Its first row in the caller's batch, taken as (N * T, ...).
+    first, last : ndarray of intp, shape (N,)
+        The first and the last fragment of each sequence.
+    anew : ndarray of bool, shape (N,)
+        Whether the state before the first fragment that is run is not the given one.
+    """
+
+    lengths: np.ndarray
+    begins: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    anew: np.ndarray
+
+    @classmethod
+    def cut(cls, resets: np.ndarray, lengths: np.ndarray | None, last: bool) -> Fragments:
+        """Cut sequences before the steps where resets (N, T) are true; keep the last fragments alone if `last`."""
+        N, T = resets.shape
+        ends = np.full(N, T, np.intp) if lengths is None else lengths
+        begin = resets & (np.arange(T) < ends[:, None])
+        anew = np.logical_or.reduce(begin[:, :1], axis=1)
+        begin[:, :1] = True
+        if last:
+            first = T - 1 - begin[:, ::-1].argmax(axis=1)
+            same = np.arange(N)
+            return cls(ends - first, same * T + first, same, same, np.logical_or(anew, first > 0))
+        sequences, steps = np.nonzero(begin)
+        bounds = np.searchsorted(sequences, np.arange(N + 1))
+        stops = np.append(steps[1:], 0)
+        stops[bounds[1:] - 1] = ends
+        return cls(stops - steps, sequences * T + steps, bounds[:-1], bounds[1:] - 1, anew)
+
+    @property
+    def room(self) -> int:
+        """Rows to lay out: N times a power of two, so that few plans serve batches of any number of resets."""
+        N = len(self.first)
+        return N << max(-(-len(self.lengths) // max(N, 1)) - 1, 0).bit_length()
+
+    def padded(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return lengths and begins of so many fragments, of which those that do not exist have no step."""
+        missing = (0, count - len(self.lengths))
+        return np.pad(self.lengths, missing), np.pad(self.begins, missing)
+
+
 class Rows:
     """The layout of a packed batch of up to N sequences of up to T steps; all of them full at first.
 
@@ -69,11 +120,16 @@ class Rows:
         Number of sequences and capacity in steps.
     most : int
         Shares that there may be, of two rows at least.
+    capacity : int, optional
+        Packed rows that there is room for; N * T if not given. Fragments of fewer sequences need less.
 
     Attributes
     ----------
     order : ndarray of intp, shape (N,)
-        Row n of every step is sequence ``order[n]`` of the caller's batch.
+        Row n of every step is sequence ``order[n]`` of the caller's batch, or fragment ``order[n]`` of its
+        sequences.
+    begins : ndarray of intp, shape (N,)
+        Step 0 of row n is row ``begins[n]`` of the caller's batch, taken as (N * T, ...).
     lengths : ndarray of intp, shape (N,)
         Valid steps of each row's sequence, descending.
     counts : ndarray of intp, shape (T,)
@@ -94,11 +150,13 @@ class Rows:
         How far back a loss reaches, for the backward pass: k, phase, per sequence; see `truncate`.
     """
 
-    def __init__(self, N: int, T: int, most: int = 1) -> None:
+    def __init__(self, N: int, T: int, most: int = 1, capacity: int | None = None) -> None:
         self.N = N
         self.T = T
+        self.capacity = N * T if capacity is None else capacity
         self.most = most = max(min(most, N // 2), 1)
         self.order = np.empty(N, np.intp)
+        self.begins = np.empty(N, np.intp)
         self.lengths = np.empty(N, np.intp)
         self._before = np.zeros(N, np.intp)  # steps of all rows before
         self.counts = np.empty(T, np.intp)
@@ -107,19 +165,27 @@ class Rows:
         self.offsets = np.zeros((most, T + 1), np.intp)
         self.sizes = np.empty(2, np.intp)
         self.horizon = np.zeros(3, np.intp)
+        self._whole = np.arange(N) * T
         self.arrange(None)
 
-    def arrange(self, lengths: np.ndarray | None) -> None:
+    def arrange(self, lengths: np.ndarray | None, fragments: Fragments | None = None) -> None:
         """Lay out a batch anew, in one share.
 
         Parameters
         ----------
         lengths : ndarray of integers, shape (N,), or None
             Valid steps of each sequence, 0 ... T, in the caller's order; None: all T.
+        fragments : Fragments, optional
+            Lay these out instead of whole sequences.
         """
+        self.given = None if lengths is None else lengths.copy(), fragments
+        begins = self._whole
+        if fragments:
+            lengths, begins = fragments.padded(self.N)
         self.lengths[:] = self.T if lengths is None else lengths
         self.order[:] = (-self.lengths).argsort(kind="stable")
         self.lengths[:] = self.lengths[self.order]
+        self.begins[:] = begins[self.order]
         self.counts[:] = (-self.lengths).searchsorted(-np.arange(self.T))
         self._before[1:] = self.lengths[:-1].cumsum()
         self.M = int(self.counts.sum())
@@ -160,26 +226,36 @@ class Rows:
         """
         self.horizon[:] = k, 0, per_sequence
 
-    def callers_lengths(self) -> np.ndarray:
-        """Return the valid steps of each sequence, (N,), in the caller's order."""
-        lengths = np.empty_like(self.lengths)
-        lengths[self.order] = self.lengths
-        return lengths
+    def places_of_sequences(self, last: bool) -> np.ndarray:
+        """Return the row of the first or the last fragment of each of the caller's sequences."""
+        places = np.empty(self.N, np.intp)
+        places[self.order] = np.arange(self.N)
+        _, fragments = self.given
+        if not fragments:
+            return places
+        chosen: np.ndarray = places[fragments.last if last else fragments.first]
+        return chosen
+
+    def steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return which row of the sorted batch and which of its steps each packed row is: (M,) each."""
+        rows, steps = [], []
+        for first, last in pairwise(self.bounds[: self.shares + 1]):
+            step, row = np.nonzero(np.arange(self.T)[:, None] < self.lengths[first:last])
+            rows.append(first + row)
+            steps.append(step)
+        return np.concatenate(rows), np.concatenate(steps)
 
     def origins(self) -> tuple[np.ndarray, np.ndarray]:
         """Return which sequence and which step each packed row is, of the caller's batch: (M,) each."""
-        sequences, steps = [], []
-        for first, last in pairwise(self.bounds[: self.shares + 1]):
-            step, row = np.nonzero(np.arange(self.T)[:, None] < self.lengths[first:last])
-            sequences.append(self.order[first + row])
-            steps.append(step)
-        return np.concatenate(sequences), np.concatenate(steps)
+        rows, steps = self.steps()
+        sequences, found = np.divmod(self.begins[rows] + steps, max(self.T, 1))
+        return sequences, found
 
     def places(self) -> np.ndarray:
-        """Return where each packed row comes among all valid steps in the caller's order: (M,)."""
-        sequences, steps = self.origins()
-        lengths = self.callers_lengths()
-        found: np.ndarray = (lengths.cumsum() - lengths)[sequences] + steps
+        """Return where each packed row comes among all of them in the caller's order: (M,)."""
+        rows, steps = self.steps()
+        found = np.empty(self.M, np.intp)
+        found[np.argsort(self.begins[rows] + steps)] = np.arange(self.M)
         return found
 
     def gather(self, x: np.ndarray, out: np.ndarray) -> None:

@@ -21,6 +21,7 @@ from rnncore.checkpoints import Course, Epochs, History, sweep
 from rnncore.models import Sequential
 from rnncore.network import Seed, State
 from rnncore.plan import Plan, Plans
+from rnncore.rows import Fragments
 from rnncore.schedules import EarlyStopping, Schedule, describe
 from rnncore.tasks.task import Batch, Batches, Task, as_batch, as_task, fingerprint
 
@@ -234,6 +235,7 @@ class Trainer:
         y: npt.ArrayLike,
         lengths: npt.ArrayLike | None = None,
         state: State = None,
+        resets: npt.ArrayLike | None = None,
     ) -> float:
         """Make one update.
 
@@ -246,6 +248,8 @@ class Trainer:
         lengths : array_like of int, (N,), optional
         state : optional
             Initial state; ``trainer.state`` goes on from the batch before.
+        resets : array_like of bool, (N, T), optional
+            Where sequences begin anew; see `Sequential.forward`.
 
         Returns
         -------
@@ -263,9 +267,10 @@ class Trainer:
         self._take_turn()
         try:
             inputs, targets = checks.array("x", x), checks.array("y", y)
-            key, plan = self._plan_for(inputs, targets)
+            fragments = None if resets is None else self._cut(inputs, lengths, resets)
+            key, plan = self._plan_for(inputs, targets, fragments)
             try:
-                self._load(plan, inputs, targets, lengths, state)
+                self._load(plan, inputs, targets, lengths, state, fragments)
                 loss = self._run(plan)
             except BaseException:
                 self._refuse(key, plan)
@@ -305,10 +310,10 @@ class Trainer:
         try:
             for k, batch in enumerate(map(as_batch, batches), 1):
                 inputs, targets = checks.array("x", batch.x), checks.array("y", batch.y)
-                key: Hashable = _key(inputs, targets)
-                plan = self._plans.take(key, lambda: self._lay_out(inputs, targets, True))  # noqa: B023
+                fragments = self._cut(inputs, batch.lengths, batch.resets)
+                key, plan = self._take(inputs, targets, fragments, True)
                 used.append((key, plan))
-                self._load(plan, inputs, targets, batch.lengths, state if batch.carry else None)
+                self._load(plan, inputs, targets, batch.lengths, state if batch.carry else None, fragments)
                 total += self._run(plan, k == 1, k == len(batches), share)
                 if k < len(batches):
                     state = self.model.wrap_states(plan.read_final())
@@ -331,12 +336,31 @@ class Trainer:
                 "another thread is training with this Trainer: give every thread one of its own"
             )
 
-    def _plan_for(self, x: np.ndarray, y: np.ndarray) -> tuple[Hashable, Plan]:
+    def _plan_for(self, x: np.ndarray, y: np.ndarray, fragments: Fragments | None) -> tuple[Hashable, Plan]:
         """Return a training plan for such a batch: mostly that of the step before."""
-        key = _key(x, y)
+        key = _key(x, y, fragments, True)
         if self._latest is not None and key == self._key:
             return key, self._latest
-        return key, self._plans.take(key, lambda: self._lay_out(x, y, True))
+        return self._take(x, y, fragments, True)
+
+    def _take(
+        self, x: np.ndarray, y: np.ndarray, fragments: Fragments | None, training: bool
+    ) -> tuple[Hashable, Plan]:
+        """Return a plan for such a batch, and the key to give it back by."""
+        key = _key(x, y, fragments, training)
+        return key, self._plans.take(key, lambda: self._lay_out(x, y, fragments, training))
+
+    def _cut(
+        self, x: np.ndarray, lengths: npt.ArrayLike | None, resets: npt.ArrayLike | None
+    ) -> Fragments | None:
+        """Return what resets cut the sequences of a batch into; None if there are none."""
+        if resets is None:
+            return None
+        N, T = self.model.check_input(x)[0].shape[:2]
+        found = self.model.check_resets(resets, N, T)
+        if found is None:
+            return None
+        return Fragments.cut(found, checks.lengths(lengths, N, T), self.model.output == "last")
 
     def _keep(self, key: Hashable, plan: Plan) -> None:
         """Let a plan be that of the latest step."""
@@ -572,7 +596,8 @@ class Trainer:
         if len(group) > 1:
             return self.accumulate(group)
         (batch,) = group
-        return self.step(batch.x, batch.y, batch.lengths, self.state if batch.carry else None)
+        state = self.state if batch.carry else None
+        return self.step(batch.x, batch.y, batch.lengths, state, batch.resets)
 
     def measure(
         self,
@@ -580,6 +605,7 @@ class Trainer:
         y: npt.ArrayLike,
         lengths: npt.ArrayLike | None = None,
         state: State = None,
+        resets: npt.ArrayLike | None = None,
     ) -> tuple[float, int, State]:
         """Find the loss of a batch without an update; parameters as for `step`.
 
@@ -593,10 +619,10 @@ class Trainer:
             After each sequence's last step.
         """
         inputs, targets = checks.array("x", x), checks.array("y", y)
-        key = (*_key(inputs, targets), "measure")
-        plan = self._plans.take(key, lambda: self._lay_out(inputs, targets, training=False))
+        fragments = self._cut(inputs, lengths, resets)
+        key, plan = self._take(inputs, targets, fragments, training=False)
         try:
-            self._load(plan, inputs, targets, lengths, state)
+            self._load(plan, inputs, targets, lengths, state, fragments)
             plan.pack()
             plan.forward()
             return plan.read_loss(), plan.count, self.model.wrap_states(plan.read_final())
@@ -610,22 +636,28 @@ class Trainer:
         return task.evaluate(self.model)
 
     def _load(
-        self, plan: Plan, x: np.ndarray, y: np.ndarray, lengths: npt.ArrayLike | None, state: State
+        self,
+        plan: Plan,
+        x: np.ndarray,
+        y: np.ndarray,
+        lengths: npt.ArrayLike | None,
+        state: State,
+        fragments: Fragments | None,
     ) -> None:
         """Take a batch into a plan for its shapes and dtypes, whose values alone are left to check."""
-        rows = plan.rows
-        steps = None if lengths is None else checks.lengths(lengths, rows.N, rows.T)
-        states = None if state is None else self.model.check_states("state", state, rows.N)
-        before, shares = None if rows.full else rows.callers_lengths(), rows.shares
+        rows, N = plan.rows, plan.sequences
+        steps = None if lengths is None else checks.lengths(lengths, N, rows.T)
+        states = None if state is None else self.model.check_states("state", state, N)
+        before, shares = rows.given, rows.shares
         try:
-            plan.load(x, steps, states)
+            plan.load(x, steps, states, fragments)
             plan.load_target(y)
         except ValueError:
-            rows.arrange(before)  # state and prediction of the latest step are still to be read
+            rows.arrange(*before)  # state and prediction of the latest step are still to be read
             rows.share(shares)
             raise
 
-    def _lay_out(self, x: np.ndarray, y: np.ndarray, training: bool) -> Plan:
+    def _lay_out(self, x: np.ndarray, y: np.ndarray, fragments: Fragments | None, training: bool) -> Plan:
         """Check shapes and dtypes of a batch and return a plan for such ones."""
         model = self.model
         x, tokens = model.check_input(x)
@@ -634,8 +666,9 @@ class Trainer:
         losses.target(self.loss, y, (N, width) if model.output == "last" else (N, T, width))
         plan = Plan(
             model.chain,
-            N,
+            fragments.room if fragments else N,
             T,
+            sequences=N,
             tokens=tokens,
             output=model.output,
             output_activation=model.output_activation,
@@ -667,9 +700,9 @@ class Trainer:
         return f"{what} at update {self.optimizer.steps + 1}: the parameters stay as they were. {where}"
 
 
-def _key(x: np.ndarray, y: np.ndarray) -> tuple[Any, ...]:
+def _key(x: np.ndarray, y: np.ndarray, fragments: Fragments | None, training: bool) -> tuple[Any, ...]:
     """Return what plans are found by: they were checked against these shapes and dtypes."""
-    return x.shape, x.dtype, y.shape, y.dtype
+    return x.shape, x.dtype, y.shape, y.dtype, fragments and fragments.room, training
 
 
 def _is_true(answer: Any) -> bool:

@@ -41,6 +41,7 @@ cdef class Intake:
 
     cdef Rows rows
     cdef const Py_ssize_t* order
+    cdef const Py_ssize_t* begins
     cdef char* out
     cdef Py_ssize_t row_size, width
     cdef bint last, checked
@@ -55,6 +56,7 @@ cdef class Intake:
         self.keep = [rows, out]
         self.rows = packed_rows(rows)
         self.order = <const Py_ssize_t*>address(rows.order)
+        self.begins = <const Py_ssize_t*>address(rows.begins)
         self.out, self.dtype, self.last = <char*>address(out), out.dtype, last
         self.format_ = memoryview(out).format.encode()
         self.format, self.kind, self.itemsize = self.format_, ord(out.dtype.kind), out.itemsize
@@ -108,7 +110,7 @@ cdef class Intake:
             first, last = self.rows.bounds[p], self.rows.bounds[p + 1]
             for t in range(self.rows.T):
                 for n in range(first, min(last, self.rows.counts[t])):
-                    copy(to, source + (self.order[n] * self.rows.T + t) * size, size)
+                    copy(to, source + (self.begins[n] + t) * size, size)
                     to += size
 
 

@@ -22,6 +22,7 @@ cdef enum:
 
 cdef struct Rows:
     Py_ssize_t N, T
+    Py_ssize_t capacity          # packed rows that there is room for
     Py_ssize_t most              # shares that there may be
     const Py_ssize_t* sizes      # (2,)   M, and how many shares there are
     const Py_ssize_t* bounds     # (shares+1,) rows bounds[p] .. bounds[p+1]-1 are share p
@@ -104,6 +105,7 @@ cdef inline Rows packed_rows(object rows):
     cdef Rows r
     r.N = rows.N
     r.T = rows.T
+    r.capacity = rows.capacity
     r.most = rows.most
     r.sizes = <const Py_ssize_t*>address(rows.sizes)
     r.bounds = <const Py_ssize_t*>address(rows.bounds)

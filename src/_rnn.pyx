@@ -163,7 +163,7 @@ class RNN(Stage):
         cdef bint bounded = activation in ("tanh", "sigmoid")
         cdef Sequence* s = bind(
             keep, __name__, rows, x, y, weights, initial, final, 1, 1, reverse, adds, 1, prelu, bounded)
-        cdef Py_ssize_t M = s.rows.N * s.rows.T
+        cdef Py_ssize_t M = s.rows.capacity
         s.kind = ACTIVATIONS[activation]
         if prelu and s.training:
             numbers(keep, s, M * s.stride, &s.kept)

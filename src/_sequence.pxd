@@ -204,7 +204,7 @@ cdef inline void set_group(const Sequence* s, Group* group, Py_ssize_t gate, Py_
 
 cdef inline int allocate(list keep, Sequence* s, bint bounded, bint x_bounded) except -1:
     cdef Py_ssize_t N = s.rows.N
-    cdef Py_ssize_t M = N * s.rows.T
+    cdef Py_ssize_t M = s.rows.capacity
     cdef Py_ssize_t weights = s.G * s.H * (s.H + s.D)
     cdef Py_ssize_t i
     cdef Group* group
@@ -250,11 +250,11 @@ cdef inline int allocate(list keep, Sequence* s, bint bounded, bint x_bounded) e
 
 
 cdef inline Py_ssize_t state_rows(const Sequence* s) noexcept nogil:
-    return s.rows.N * (1 + s.rows.T) if s.training else 3 * rows_apart(&s.rows)
+    return s.rows.N + s.rows.capacity if s.training else 3 * rows_apart(&s.rows)
 
 
 cdef inline Py_ssize_t kept_rows(const Sequence* s) noexcept nogil:
-    return s.rows.N * s.rows.T if s.training else rows_apart(&s.rows)
+    return s.rows.capacity if s.training else rows_apart(&s.rows)
 
 
 cdef inline int numbers(list keep, const Sequence* s, Py_ssize_t count, void** place) except -1:

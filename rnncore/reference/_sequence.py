@@ -64,7 +64,7 @@ class Recurrent(Stage):
         self.initial, self.final = initial, final
         self.reverse, self.adds = reverse, adds
         GH, H = self.weight_hh.value.shape
-        capacity, dtype = rows.N * rows.T, self.weight_hh.value.dtype
+        capacity, dtype = rows.capacity, self.weight_hh.value.dtype
         self.gates = np.empty((capacity, GH), dtype)
         self.dz = np.empty((capacity, GH), dtype)
         self.before = [np.empty((capacity, H), dtype) for _ in initial]

@@ -31,7 +31,7 @@ class Intake:
         if self.last:
             np.copyto(self.out, x.reshape(self.out.shape)[self.rows.order], casting="unsafe")
         else:
-            self.rows.gather(x.reshape(self.rows.N, self.rows.T, *self.out.shape[1:]), self.out)
+            self.rows.gather(x.reshape(-1, self.rows.T, *self.out.shape[1:]), self.out)
         if self.bounds is None:
             return True
         low, high = self.bounds

@@ -290,7 +290,7 @@ class CharLM:
         """
         if words is None:
             words = self.words[self.split :] or (*self.words, END)
-        x, y, lengths, _ = self._word_batch(words)
+        x, y, lengths, *_ = self._word_batch(words)
         logits, _ = model.forward(x, lengths=lengths)
         assert lengths is not None
         valid = np.arange(x.shape[1]) < lengths[:, None]

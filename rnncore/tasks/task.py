@@ -27,12 +27,15 @@ class Batch(NamedTuple):
     carry : bool
         Begin with the state that the batch before ended with, which had as many sequences; otherwise with
         zero.
+    resets : ndarray of bool, (N, T), or None
+        Where sequences begin anew.
     """
 
     x: np.ndarray
     y: np.ndarray
     lengths: np.ndarray | None = None
     carry: bool = False
+    resets: np.ndarray | None = None
 
 
 class Task(Protocol):
