@@ -405,7 +405,7 @@ class Pass:
         plan = self._plan
         if plan is None:
             raise RuntimeError("backward runs once for each pass, and this one has been sent back")
-        states = self._network.check_states("dstate", dstate, plan.rows.N)
+        states = self._network.check_states("dstate", dstate, plan.sequences)
         arriving = None
         if dy is not None:
             arriving = checks.dense("dy", dy)
