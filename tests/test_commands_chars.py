@@ -208,9 +208,11 @@ def test_a_text_that_changed_is_not_gone_on_with(rnncore, text, monkeypatch, tmp
     (tmp_path / text).write_text(TEXT.replace("c", "q"), encoding="utf-8")
     result = rnncore(*arguments, "--resume")
     assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
-    assert (
-        "checkpoint.safetensors cannot be resumed: it is of a run with task.text = 'checksum " in result.err
-    )
+    assert "the run in run was begun with FILE text.txt, checksum " in result.err
+    (tmp_path / "run" / "run.json").unlink()  # the checkpoint tells it too
+    result = rnncore(*arguments, "--resume")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "cannot be resumed: it is of a run with task.text = 'checksum " in result.err
 
 
 def test_a_text_that_changed_is_not_evaluated_on(rnncore, text, tmp_path):

@@ -19,6 +19,7 @@ ORDER = [
     "kernels",
     "checks",
     "files",
+    "tables",
     "datasets",
     "initializers",
     "losses",
