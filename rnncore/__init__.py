@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from pathlib import Path
-from typing import Any
 
-if Path(sys.argv[0] if sys.argv else "").stem == "rnncore":  # before what takes long to import
+if os.path.basename(sys.argv[0] if sys.argv else "") in ("rnncore", "rnncore.exe"):
     from rnncore import interrupt
 
-    interrupt.end_in_one_line()
+    interrupt.end_in_one_line()  # before all that takes time to import
+
+from typing import Any
 
 from rnncore import initializers, losses, optimizers, schedules, tasks
 from rnncore.files import load_extra

@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 import rnncore
-from rnncore import interrupt, kernels, machine, recipes, tasks
+from rnncore import kernels, machine, recipes, tasks
 from rnncore.commands.bench import bench
 from rnncore.commands.chars import draw_gradients, sample_text, train_chars, train_words
 from rnncore.commands.common import (
@@ -55,7 +55,6 @@ def main() -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")
     warnings.showwarning = lambda text, *_, **__: click.echo(f"rnncore: {text}", err=True)
     try:
-        interrupt.restore()
         status = cli.main(prog_name="rnncore", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()

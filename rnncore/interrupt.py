@@ -1,31 +1,21 @@
-"""Ctrl-C while the command line is still being imported."""
+"""Ctrl-C wherever the command line is, its imports included. This module imports nothing that takes time."""
 
 from __future__ import annotations
 
 import os
-import signal
-import threading
-from typing import Any, NoReturn
+import sys
 
-__all__ = ["end_in_one_line", "restore"]
+__all__ = ["end_in_one_line"]
 
 
 def end_in_one_line() -> None:
-    """Let Ctrl-C end the process with one line and exit code 130, not with a traceback."""
-    # where Ctrl-C means something else, it is left alone
-    if (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):
-        signal.signal(signal.SIGINT, _end)
+    """Let Ctrl-C that nothing handles end the process with one line and exit code 130, no traceback."""
+    if sys.excepthook is sys.__excepthook__:  # where there is another one, it is left alone
+        sys.excepthook = _end
 
 
-def restore() -> None:
-    """Let Ctrl-C raise KeyboardInterrupt again."""
-    if signal.getsignal(signal.SIGINT) is _end:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _end(number: int, frame: Any) -> NoReturn:
-    os.write(2, b"\nrnncore: stopped\n")
-    os._exit(130)
+def _end(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        os.write(2, b"\nrnncore: stopped\n")
+        os._exit(130)
+    sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
