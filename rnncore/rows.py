@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Rows", "Variable", "zeros"]
+__all__ = ["Fragments", "Rows", "Variable", "zeros"]
 
 PAIR = 128  # bytes of two cache lines
 
@@ -81,7 +81,7 @@ class Fragments(NamedTuple):
 
     @classmethod
     def cut(cls, resets: np.ndarray, lengths: np.ndarray | None, last: bool) -> Fragments:
-        """Cut sequences before the steps where resets (N, T) are true; keep the last fragments alone if `last`."""
+        """Cut sequences where resets (N, T) are true; keep the last fragment of each alone if `last`."""
         N, T = resets.shape
         ends = np.full(N, T, np.intp) if lengths is None else lengths
         begin = resets & (np.arange(T) < ends[:, None])
@@ -99,7 +99,7 @@ class Fragments(NamedTuple):
 
     @property
     def room(self) -> int:
-        """Rows to lay out: N times a power of two, so that few plans serve batches of any number of resets."""
+        """Rows to lay out: N times a power of two, so that few plans serve any number of resets."""
         N = len(self.first)
         return N << max(-(-len(self.lengths) // max(N, 1)) - 1, 0).bit_length()
 

@@ -33,6 +33,7 @@ ORDER = [
     "tasks",
     "checkpoints",
     "diagnosis",
+    "steps",
     "trainer",
     "recipes",
     "",  # the package itself

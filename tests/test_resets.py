@@ -1,5 +1,7 @@
 """Sequences that begin anew at some of their steps equal their pieces run by themselves."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -31,7 +33,7 @@ def wrap(arrays):
 def pieces(n, length):
     """The bounds of the pieces of sequence n."""
     cuts = [0, *(t for t in range(1, length) if RESETS[n, t]), length]
-    return [(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+    return [(a, b) for a, b in pairwise(cuts) if a < b]
 
 
 @pytest.mark.parametrize(("cell", "options"), CELLS)
