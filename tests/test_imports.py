@@ -27,6 +27,7 @@ ORDER = [
     "network",
     "layers",
     "models",
+    "tables",
     "pictures",
     "schedules",
     "tasks",
