@@ -113,3 +113,11 @@ def test_cuts():
 def test_seasons(make, season, seed):
     x = make(seed)
     assert find_season(x.reshape(len(x), -1)) == season
+
+
+@pytest.mark.parametrize("value", [0.1, 14.62, 0.0])
+def test_what_does_not_vary_has_no_regression(value):
+    """The deviation of equal numbers, as it is computed, may be 2e-15; their differences mean nothing."""
+    for fitted in autoregressions(np.full(200, value), [1, 2]):
+        np.testing.assert_allclose(fitted.coefficients, 0, atol=1e-20)
+        assert fitted.intercept == pytest.approx(value, rel=1e-14)

@@ -509,6 +509,7 @@ def test_another_text(tmp_path, text, options, name):
         (lambda k: rc.tasks.AddingProblem(9 + k), "length"),
         (lambda k: rc.tasks.Forecasting(np.sin(np.arange(200) + k)), "series"),
         (lambda k: rc.tasks.NoisySine(k), "seed"),
+        (lambda k: rc.tasks.NoisySine(carry=k == 1), "carry"),
         (lambda k: rc.tasks.CharLM(["ab", "ba" if k else "bb"]), "words"),
         (lambda k: rc.tasks.SequenceRegression(X + k, X[:, 0]), "train"),
         (lambda k: rc.tasks.SequenceClassification(X, [0, k, 1 - k], held_out=0), "train"),

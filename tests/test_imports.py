@@ -28,6 +28,7 @@ ORDER = [
     "network",
     "layers",
     "models",
+    "tables",
     "pictures",
     "schedules",
     "tasks",

@@ -67,6 +67,10 @@ class BinaryAddition:
             "seed": self.seed,
         }
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the batches depend on."""
+        return self.config()
+
     def __repr__(self) -> str:
         return written(self, **self.config())
 

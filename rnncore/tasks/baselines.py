@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from rnncore.tasks import scaling
+
 __all__ = [
     "Autoregression",
     "Baseline",
@@ -144,7 +146,7 @@ def autoregressions(series: np.ndarray, orders: Sequence[int]) -> Iterator[Autor
     """
     p = max(orders)
     series = series[-FITTED:]
-    mean, deviation = series.mean(), series.std() or 1.0
+    mean, deviation = series.mean(), scaling.deviation(series[:, None])[0]
     windows = sliding_window_view((series - mean) / deviation, p + 1)[:, ::-1]  # x[t], x[t - 1], ...
     rows = np.column_stack([np.ones(len(windows)), windows[:, 1:], windows[:, 0]])
     triangle = np.asarray(np.linalg.qr(rows, mode="r"))

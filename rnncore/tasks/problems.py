@@ -47,6 +47,10 @@ class Problem(ABC):
     def config(self) -> dict[str, Any]:
         """Return the arguments that make such a task again."""
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the batches depend on."""
+        return self.config()
+
     def __repr__(self) -> str:
         return written(self, **self.config())
 

@@ -41,9 +41,8 @@ class Batch(NamedTuple):
 class Task(Protocol):
     """Data to learn from, and how well a model does; any object with these methods is one.
 
-    A task may also have a method `fingerprint()`, or else `config()`, which returns what its batches depend
-    on, by name, in plain types: a run is resumed only where all of it is as it was. `digest` makes a word of
-    arrays.
+    A task may also have a method `fingerprint()`, which returns what its batches depend on, by name, in plain
+    types: a run is resumed only where all of it is as it was. `digest` makes a word of arrays.
 
     A trainer keeps its buffers for the latest few shapes: sequences of unequal length should all be padded to
     one T, with `lengths` given. Steps behind the end of a sequence cost nothing.
@@ -146,5 +145,5 @@ def digest(*parts: Any) -> str:
 
 def fingerprint(task: Task) -> dict[str, Any] | None:
     """Return what the batches of a task depend on, in plain types; None if it does not tell."""
-    own = getattr(task, "fingerprint", None) or getattr(task, "config", None)
+    own = getattr(task, "fingerprint", None)
     return {"type": type(task).__name__, **own()} if own else None
