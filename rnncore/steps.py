@@ -18,7 +18,7 @@ from rnncore.plan import Plan, Plans
 from rnncore.rows import Fragments
 from rnncore.tasks.task import Batch, as_batch
 
-__all__ = ["Learner"]
+__all__ = ["Learner", "Option"]
 
 REDUCTIONS = ("mean", "sum")
 
