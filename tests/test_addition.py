@@ -79,7 +79,7 @@ def test_batches_hold_no_pair_that_is_held_out():
     batches = task.batches(np.random.default_rng(0))
     seen = set()
     for _ in range(20):
-        x, y, lengths, carry = next(batches)
+        x, y, lengths, carry, _ = next(batches)
         assert x.shape == (50, 4, 2)
         assert y.shape == (50, 4, 1)
         assert lengths is None

@@ -266,7 +266,7 @@ def test_words_and_the_newline_are_learnt_one_an_update():
     assert task.vocabulary == "\nceortv"
     batches = list(task.batches(np.random.default_rng(0)))
     read = []
-    for x, y, lengths, carry in batches:
+    for x, y, lengths, carry, _ in batches:
         assert x.shape == y.shape == (1, 6)
         assert not carry
         read.append(

@@ -28,7 +28,7 @@ class Predicts:
 
 @pytest.mark.parametrize("length", [2, 7, 100])
 def test_adding_problem(length):
-    x, y, lengths, carry = AddingProblem(length).sample(200, RNG(0))
+    x, y, lengths, carry, _ = AddingProblem(length).sample(200, RNG(0))
     assert x.shape == (200, length, 2)
     assert x.dtype == np.float32
     assert lengths is None
@@ -98,7 +98,7 @@ def test_reber_strings():
 
 def test_reber_batches():
     task = EmbeddedReber()
-    x, y, lengths, _ = task.sample(20, RNG(0))
+    x, y, lengths, *_ = task.sample(20, RNG(0))
     rng = RNG(0)
     for n in range(20):
         string = task.string(rng)

@@ -141,7 +141,7 @@ def test_integers_are_token_ids(x):
         model = task.model(4)
         assert (task.input, task.input_size, model.input) == ("tokens", 5, "tokens")
         order = np.argsort(-np.asarray(task.train.lengths))
-        found = [ids[:length].tolist() for ids, length in zip(*task.train[::2], strict=True)]
+        found = [ids[:length].tolist() for ids, length in zip(task.train.x, task.train.lengths, strict=True)]
         assert [found[n] for n in order][:3] == [[4, 0, 2], [3, 1], [1]]
         assert np.isfinite(list(task.evaluate(model).values())).all()
 
