@@ -414,7 +414,7 @@ class Stream:
         plan.rows.share(self._forward.shares)
         self._forward.pack()
         self._x, self._y = plan.x.value, plan.prediction.value
-        self._shape, self._dtype = self._x.shape, self._x.dtype
+        self._take = plan.intake.take_step
 
     def step(
         self, x_t: npt.ArrayLike, out: np.ndarray | None = None, reset: npt.ArrayLike | None = None
@@ -442,14 +442,14 @@ class Stream:
         RuntimeError
             If another thread is using the stream.
         """
-        self._take_turn()
+        if not self._turn.acquire(False):
+            raise self._busy()
         try:
-            if not (type(x_t) is np.ndarray and x_t.shape == self._shape and x_t.dtype is self._dtype):
-                x_t = self._check(x_t)
             if out is not None:
                 checks.output("out", out, self._y)
-            chosen = None if reset is None else checks.flags("reset", reset, self._shape[:1])
-            self._plan.load_step(x_t)
+            chosen = None if reset is None else checks.flags("reset", reset, self._x.shape[:1])
+            if not self._take(x_t):
+                self._plan.load_step(self._check(x_t))
             if chosen is not None:
                 self._plan.reset_states(chosen)
             self._forward.run()
@@ -460,13 +460,13 @@ class Stream:
         finally:
             self._turn.release()
 
-    def _take_turn(self) -> None:
-        if not self._turn.acquire(False):
-            raise RuntimeError("another thread is using this stream: give every thread a stream of its own")
+    def _busy(self) -> RuntimeError:
+        return RuntimeError("another thread is using this stream: give every thread a stream of its own")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        self._take_turn()
+        if not self._turn.acquire(False):
+            raise self._busy()
         try:
             yield
         finally:
@@ -475,7 +475,7 @@ class Stream:
     def _check(self, x_t: npt.ArrayLike) -> np.ndarray:
         tokens = self._x.ndim == 1
         found = checks.integers("x_t", x_t, "token ids") if tokens else checks.dense("x_t", x_t)
-        checks.shape("x_t", found, self._shape)
+        checks.shape("x_t", found, self._x.shape)
         return found
 
     @property

@@ -101,6 +101,8 @@ class Network(ABC):
         """Return x as an array (N, T, D), or (N, T) of token ids, and whether it is the latter."""
         found = checks.array("x", x)
         kind, D = self.kind_of(found), self.chain[0].in_features
+        if kind == "dense" and found.ndim == 3 and found.shape[2] == D and found.dtype.kind in "fiub":
+            return found, False
         if (
             found.ndim == 2
             and self.kind_of(found[None]) == "dense"

@@ -145,6 +145,10 @@ class Plan:
         From logits to prediction.
     step : Step or None
         The whole training step, where a trainer has put one.
+    draws : bool
+        Whether there are dropout masks to draw.
+    nbytes : int
+        Of all buffers.
     """
 
     def __init__(
@@ -181,7 +185,7 @@ class Plan:
         self.gradients: list[np.ndarray] = []  # of the states: zero before every backward pass
         self._masks: list[tuple[np.ndarray, float]] = []
         self._directions: list[int] = []  # of each recurrent layer
-        self._nbytes = 0  # of variables and masks
+        self.nbytes = 0
         self._at_rest = True  # the initial state is zero
         self._bounds: tuple[float, float] = (0, self.vocabulary - 1)
         self._expected = f"but the vocabulary has ids 0 ... {self.vocabulary - 1}"
@@ -226,11 +230,8 @@ class Plan:
             )
             self.stages.append(self.loss_stage)
         self._forward = self.kernels.Forward(self.stages)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all buffers."""
-        return self._nbytes + sum(stage.nbytes for stage in self.stages)
+        self.draws = bool(self._masks)
+        self.nbytes += sum(stage.nbytes for stage in self.stages)
 
     # what layers build from
 
@@ -242,10 +243,10 @@ class Plan:
         In training it has a gradient, which the one stage that reads it fills.
         """
         value = zeros((room + shape[0], *shape[1:]), self.dtype)[room:]
-        self._nbytes += value.nbytes
+        self.nbytes += value.nbytes
         if not (grad and self.training):
             return Variable(value, None, room, bounded)
-        self._nbytes += value.nbytes
+        self.nbytes += value.nbytes
         return Variable(value, zeros(shape, self.dtype), room, bounded)
 
     def weights(self, layer: Layer, names: Sequence[str]) -> tuple[Variable, ...]:
@@ -273,7 +274,7 @@ class Plan:
     def mask(self, H: int, rate: float) -> np.ndarray:
         """Return the mask of a dropout stage, which `draw` fills."""
         mask = np.ones((self.rows.capacity, H), self.dtype)
-        self._nbytes += mask.nbytes
+        self.nbytes += mask.nbytes
         self._masks.append((mask, rate))
         return mask
 
@@ -402,11 +403,6 @@ class Plan:
         value = _as_given(given[place], packed[wrong])
         n, *rest = place
         raise ValueError(f"{name}[{', '.join(map(str, [first + n, *rest]))}] = {value}, {expected}")
-
-    @property
-    def draws(self) -> bool:
-        """Whether `draw` takes anything from its generator."""
-        return bool(self._masks)
 
     def draw(self, rng: np.random.Generator | None) -> None:
         """Draw the masks of all dropout stages, or with None let everything through.
@@ -581,23 +577,24 @@ class Plans:
 
     def __init__(self, count: int = 8, room: int = 1 << 28) -> None:
         self._count, self._room = count, room
-        self._lock = threading.Lock()
         self._idle: list[tuple[Hashable, Plan]] = []  # the one given back last stands last
 
     def take(self, key: Hashable, make: Callable[[], Plan]) -> Plan:
         """Return a plan of that key for the caller alone, made now if none is idle."""
-        with self._lock:
-            for i in range(len(self._idle) - 1, -1, -1):
-                if self._idle[i][0] == key:
-                    return self._idle.pop(i)[1]
+        for entry in self._idle[::-1]:
+            if entry[0] == key:
+                try:
+                    self._idle.remove(entry)  # for one of the threads that have found it
+                except ValueError:
+                    continue
+                return entry[1]
         return make()
 
     def give_back(self, key: Hashable, plan: Plan) -> None:
         """Keep a plan for the next pass of its key."""
-        with self._lock:
-            self._idle.append((key, plan))
-            while len(self._idle) > 1 and (len(self._idle) > self._count or self._bytes() > self._room):
-                del self._idle[0]
+        self._idle.append((key, plan))
+        while len(self._idle) > 1 and (len(self._idle) > self._count or self._bytes() > self._room):
+            del self._idle[:1]
 
     def _bytes(self) -> int:
-        return sum(plan.nbytes for _, plan in self._idle)
+        return sum(plan.nbytes for _, plan in self._idle[:])

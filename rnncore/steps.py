@@ -111,7 +111,7 @@ class Learner:
 
     def _begin(self, state: State) -> None:
         """Begin without a step made, with a state of the network to go on from."""
-        self._turn = threading.RLock()  # held by the thread that trains
+        self._turn = threading.Lock()  # held by the thread that trains
         self.optimizer.bind([layer.flat for layer in self.model.chain])
         self._plans = Plans()
         self._key: Hashable = (
@@ -185,18 +185,26 @@ class Learner:
         FloatingPointError
             If the loss or a gradient is infinite or no number. In all cases the parameters stay unchanged.
         """
-        self._take_turn()
+        if not self._turn.acquire(False):
+            raise self._busy()
         try:
             inputs, targets = checks.array("x", x), checks.array("y", y)
             fragments = None if resets is None else self._cut(inputs, lengths, resets)
-            key, plan = self._plan_for(inputs, targets, fragments)
+            key: Hashable = _key(inputs, targets, fragments, True)
+            if key == self._key and self._latest is not None:  # mostly the plan of the step before
+                plan = self._latest
+            else:
+                key, plan = self._take(inputs, targets, fragments, True)
             try:
                 self._load(plan, inputs, targets, lengths, state, fragments)
                 loss = self._run(plan)
             except BaseException:
-                self._refuse(key, plan)
+                if plan is not self._latest:
+                    self._plans.give_back(key, plan)
                 raise
-            self._keep(key, plan)
+            if plan is not self._latest:
+                self._keep(key, plan)
+            self._state, self._predicted = None, True
             return loss
         finally:
             self._turn.release()
@@ -227,7 +235,8 @@ class Learner:
         generator = self.model.rng.bit_generator.state
         state, total = self.state, 0.0
         used: list[tuple[Hashable, Plan]] = []
-        self._take_turn()
+        if not self._turn.acquire(False):
+            raise self._busy()
         try:
             for k, batch in enumerate(map(as_batch, batches), 1):
                 inputs, targets = checks.array("x", batch.x), checks.array("y", batch.y)
@@ -246,23 +255,13 @@ class Learner:
             raise
         else:
             self._keep(*used.pop())
+            self._state, self._predicted = None, True
         finally:
             self._turn.release()
         return total * share
 
-    def _take_turn(self) -> None:
-        """Begin what one thread alone may do at a time."""
-        if not self._turn.acquire(blocking=False):
-            raise RuntimeError(
-                "another thread is training with this Trainer: give every thread one of its own"
-            )
-
-    def _plan_for(self, x: np.ndarray, y: np.ndarray, fragments: Fragments | None) -> tuple[Hashable, Plan]:
-        """Return a training plan for such a batch: mostly that of the step before."""
-        key = _key(x, y, fragments, True)
-        if self._latest is not None and key == self._key:
-            return key, self._latest
-        return self._take(x, y, fragments, True)
+    def _busy(self) -> RuntimeError:
+        return RuntimeError("another thread is training with this Trainer: give every thread one of its own")
 
     def _take(
         self, x: np.ndarray, y: np.ndarray, fragments: Fragments | None, training: bool
@@ -285,22 +284,17 @@ class Learner:
 
     def _keep(self, key: Hashable, plan: Plan) -> None:
         """Let a plan be that of the latest step."""
-        if plan is not self._latest:
-            if self._latest is not None and self._key is not None:
-                self._plans.give_back(self._key, self._latest)
-            self._key, self._latest = key, plan
-        self._state, self._predicted = None, True
-
-    def _refuse(self, key: Hashable, plan: Plan) -> None:
-        """Leave everything as it was before a step."""
-        if plan is not self._latest:
-            self._plans.give_back(key, plan)
+        if self._latest is not None and self._key is not None:
+            self._plans.give_back(self._key, self._latest)
+        self._key, self._latest = key, plan
 
     def _run(self, plan: Plan, first: bool = True, last: bool = True, factor: float = 1.0) -> float:
         """Learn from the batch that a plan holds; arguments as for its step."""
         rng = self._model.rng  # at every step: a property takes longer
-        generator = rng.bit_generator.state if plan.draws else None
-        plan.draw(rng)
+        generator = None
+        if plan.draws:
+            generator = rng.bit_generator.state
+            plan.draw(rng)
         step = plan.step
         loss: float = step.run(first, last, factor)
         if not (math.isfinite(loss) and math.isfinite(step.norm)):

@@ -43,7 +43,7 @@ cdef class Intake:
     cdef const Py_ssize_t* order
     cdef const Py_ssize_t* begins
     cdef char* out
-    cdef Py_ssize_t row_size, width
+    cdef Py_ssize_t row_size, width, dimensions
     cdef bint last, checked
     cdef double low, high
     cdef object dtype, keep
@@ -60,7 +60,7 @@ cdef class Intake:
         self.out, self.dtype, self.last = <char*>address(out), out.dtype, last
         self.format_ = memoryview(out).format.encode()
         self.format, self.kind, self.itemsize = self.format_, ord(out.dtype.kind), out.itemsize
-        self.row_size = out.strides[0]
+        self.row_size, self.dimensions = out.strides[0], out.ndim
         self.width = self.row_size // self.itemsize
         self.checked = bounds is not None
         if self.checked:
@@ -79,11 +79,23 @@ cdef class Intake:
         PyBuffer_Release(&view)
         return not self.checked or self.look()
 
+    def take_step(self, x):
+        """Pack x, and return whether it has the very form of a step and its values lie within the bounds."""
+        cdef Py_buffer view
+        cdef bint fits
+        if not self.acquire(x, &view):
+            return False
+        fits = view.len == self.rows.N * self.row_size and view.ndim == self.dimensions and view.shape[0] == self.rows.N
+        if fits:
+            self.pack(<const char*>view.buf)
+        PyBuffer_Release(&view)
+        return fits and (not self.checked or self.look())
+
     cdef bint acquire(self, object x, Py_buffer* view) except -1:
         """Get at the data of x, unless it has another dtype or is not contiguous."""
         try:
             PyObject_GetBuffer(x, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
-        except (BufferError, ValueError):
+        except (BufferError, TypeError, ValueError):
             return False
         if view.itemsize == self.itemsize and strcmp(view.format, self.format) == 0:
             return True

@@ -544,14 +544,20 @@ cdef class Step:
         float
             The loss before the update.
         """
-        cdef Py_ssize_t i
-        with nogil:
-            for i in range(self.final_count):
-                memcpy(self.finals[i].copy, self.finals[i].place, self.finals[i].size)
-            self.gradients(first, factor if last else 1.0)
-            if last and isfinite(self.loss) and isfinite(self.norm):
-                self.update()
+        if work_of(&self.run_) < MOMENT:
+            self.learn(first, last, factor)
+        else:
+            with nogil:
+                self.learn(first, last, factor)
         return self.loss
+
+    cdef void learn(self, bint first, bint last, double factor) noexcept nogil:
+        cdef Py_ssize_t i
+        for i in range(self.final_count):
+            memcpy(self.finals[i].copy, self.finals[i].place, self.finals[i].size)
+        self.gradients(first, factor if last else 1.0)
+        if last and isfinite(self.loss) and isfinite(self.norm):
+            self.update()
 
     def restore(self):
         """Let the final states be what they were before the latest run."""

@@ -32,6 +32,17 @@ class Intake:
             np.copyto(self.out, x.reshape(self.out.shape)[self.rows.order], casting="unsafe")
         else:
             self.rows.gather(x.reshape(-1, self.rows.T, *self.out.shape[1:]), self.out)
+        return self.look()
+
+    def take_step(self, x: object) -> bool:
+        """Pack x, and return whether it has the very form of a step and its values lie within the bounds."""
+        if type(x) is not np.ndarray or x.shape != self.out.shape or x.dtype != self.out.dtype:
+            return False
+        self.out[...] = x
+        return self.look()
+
+    def look(self) -> bool:
+        """Return whether all values lie within the bounds."""
         if self.bounds is None:
             return True
         low, high = self.bounds
