@@ -19,7 +19,6 @@ ORDER = [
     "kernels",
     "checks",
     "files",
-    "tables",
     "datasets",
     "initializers",
     "losses",

@@ -226,7 +226,46 @@ def test_targets_are_scaled():
     scaled = task.predict(trainer.model, [*x[:3]], None)
     np.testing.assert_array_equal(scaled, predicted[:3])
     raw = SequenceRegression(x, y, scale=False)
-    np.testing.assert_array_equal(raw.predict(trainer.model, x), trainer.model.predict(x).astype(float))
+    expected = trainer.model.predict((x - raw.x_mean) / raw.x_deviation).astype(float)
+    np.testing.assert_array_equal(raw.predict(trainer.model, x), expected)
+
+
+def test_inputs_are_scaled_by_their_valid_steps():
+    rng = np.random.default_rng(0)
+    x = [1e4 + 1e-2 * rng.normal(size=(t, 2)) for t in (3, 5, 8, 2)]
+    x[0][:, 1] = x[1][:, 1] = x[2][:, 1] = x[3][:, 1] = 7  # does not vary
+    task = SequenceClassification(x, [0, 1, 0, 1], held_out=0)
+    steps = np.concatenate(x)
+    assert task.x_mean == pytest.approx(steps.mean(axis=0), rel=1e-12)
+    assert task.x_deviation == pytest.approx([steps[:, 0].std(), 1], rel=1e-9)
+    (batch,) = task.batches(rng)
+    valid = np.concatenate([row[:count] for row, count in zip(batch.x, batch.lengths, strict=True)])
+    assert valid.mean(axis=0) == pytest.approx(0, abs=1e-6)
+    assert valid.std(axis=0) == pytest.approx([1, 0], abs=1e-9)
+    model = task.model(4)
+    expected = model.predict((x[2][None] - task.x_mean) / task.x_deviation)
+    np.testing.assert_allclose(task.predict(model, x)[2], expected[0], rtol=1e-6)
+    tokens = SequenceClassification([[1, 2], [0]], [0, 1], held_out=0)
+    assert next(iter(tokens.batches(rng))).x.dtype.kind == "i"
+
+
+def test_the_default_network():
+    x, y = ragged(50, 9)
+    layer = SequenceClassification(x, y).model().layers["rnn"]
+    assert (type(layer), layer.hidden_size, layer.num_layers) == (rc.GRU, 64, 2)
+    assert (layer.bidirectional, layer.dropout) == (True, 0.3)
+    one = SequenceRegression(x, y).model(8, num_layers=1, bidirectional=False).layers["rnn"]
+    assert (one.num_layers, one.dropout, one.bidirectional) == (1, 0, False)
+
+
+@pytest.mark.slow
+def test_digits_by_the_default():
+    data = pytest.importorskip("sklearn.datasets").load_digits()
+    x, y = 1e3 + 1e-3 * data.images, data.target  # of any scale
+    task = SequenceClassification(x[:898], y[:898], test=(x[898:], y[898:]))
+    trainer = rc.Trainer(task.model(), "cross_entropy", rc.Adam(lr=0.003), clip_norm=1.0)
+    trainer.fit(task, 1500, schedule=rc.schedules.Cosine(1500), progress=False)
+    assert trainer.evaluate(task)["accuracy"] >= 0.94
 
 
 @pytest.mark.parametrize("value", [0.1, 14.62, -1e9, 0.0])

@@ -31,6 +31,8 @@ class _WholeSequences(ABC):
     input : {"dense", "tokens"}
     input_size : int
         D, or one more than the largest token id.
+    x_mean, x_deviation : ndarray of float64, (D,)
+        Of the valid steps to train on; batches, evaluation and `predict` have numbers scaled by them.
     """
 
     train: Batch
@@ -72,6 +74,11 @@ class _WholeSequences(ABC):
         self.input_size = (
             x.shape[2] if self.input == "dense" else 1 + max(map(_largest, (self.train, self.test)))
         )
+        self.x_mean, self.x_deviation = np.zeros(self.input_size), np.ones(self.input_size)
+        N, T = self.train.x.shape[:2]
+        steps = self.train.x[_valid(N, T, self.train.lengths)].astype(np.float64)
+        if self.input == "dense" and len(steps):
+            self.x_mean, self.x_deviation = steps.mean(axis=0), scaling.deviation(steps)
 
     @abstractmethod
     def _targets(self, name: str, y: npt.ArrayLike, N: int) -> np.ndarray:
@@ -79,8 +86,31 @@ class _WholeSequences(ABC):
 
     def _model(self, hidden_size: int, output_size: int, options: dict[str, Any]) -> SequenceModel:
         """Return a network from the sequences to numbers for each."""
-        defaults = {"input": self.input, "output": "last"}
+        defaults: dict[str, Any] = {"cell": "gru", "num_layers": 2, "bidirectional": True, "dropout": 0.3}
+        if options.get("num_layers", 2) == 1:
+            del defaults["dropout"]  # which is between layers
+        defaults |= {"input": self.input, "output": "last"}
         return SequenceModel(self.input_size, hidden_size, output_size, **defaults | options)
+
+    def predict(self, model: Sequential, x: Sequences, lengths: npt.ArrayLike | None = None) -> np.ndarray:
+        """Return what a model that has learnt the task predicts for sequences.
+
+        Parameters
+        ----------
+        model : Sequential
+        x, lengths
+            Sequences as the task takes them, not scaled.
+
+        Returns
+        -------
+        ndarray, (N, O)
+        """
+        found, steps = _pad("x", x, lengths, self.input)
+        return model.predict(self._scaled(found), steps)
+
+    def _scaled(self, x: np.ndarray) -> np.ndarray:
+        """Return inputs of mean 0 and deviation 1; token ids stay as they are."""
+        return x if self.input == "tokens" else (x - self.x_mean) / self.x_deviation
 
     @abstractmethod
     def evaluate(self, model: Sequential) -> dict[str, float]:
@@ -103,7 +133,8 @@ class _WholeSequences(ABC):
         """Yield the training sequences in random order; the last batch may be smaller."""
         order = rng.permutation(len(self.train.x))
         for first in range(0, len(order), self.batch_size):
-            yield _take(self.train, order[first : first + self.batch_size])
+            batch = _take(self.train, order[first : first + self.batch_size])
+            yield batch._replace(x=self._scaled(batch.x))
 
     def draw(self, path: str | os.PathLike[str], metrics: Mapping[int, Mapping[str, float]]) -> None:
         """Draw each metric over training into a PNG file.
@@ -121,6 +152,9 @@ class _WholeSequences(ABC):
 
 class SequenceClassification(_WholeSequences):
     """Tell the class of a sequence.
+
+    Batches have the numbers of each column scaled by their mean and deviation in the sequences to train on;
+    `predict` takes them as they are and scales them alike.
 
     Parameters
     ----------
@@ -167,8 +201,16 @@ class SequenceClassification(_WholeSequences):
             raise ValueError(f"{name}[{n}] = {found[n]!r} is not among the classes to learn: {self.classes}")
         return np.searchsorted(self.classes, found)
 
-    def model(self, hidden_size: int = 32, **options: Any) -> SequenceModel:
-        """Return a network for the task; options as for `rnncore.SequenceModel`."""
+    def model(self, hidden_size: int = 64, **options: Any) -> SequenceModel:
+        """Return a network for the task: a GRU of two layers and both directions, with dropout 0.3.
+
+        Parameters
+        ----------
+        hidden_size : int, default 64
+            Units of each layer and direction.
+        options
+            Arguments of `rnncore.SequenceModel`, which go before.
+        """
         return self._model(hidden_size, len(self.classes), {"output_activation": "softmax"} | options)
 
     def evaluate(self, model: Sequential) -> dict[str, float]:
@@ -183,7 +225,7 @@ class SequenceClassification(_WholeSequences):
         -------
         ndarray of int, (C, C)
         """
-        found = model.predict(self.test.x, self.test.lengths).argmax(axis=1)
+        found = self.predict(model, self.test.x, self.test.lengths).argmax(axis=1)
         C = len(self.classes)
         return np.bincount(C * self.test.y + found, minlength=C * C).reshape(C, C)
 
@@ -195,8 +237,8 @@ class SequenceClassification(_WholeSequences):
 class SequenceRegression(_WholeSequences):
     """Tell numbers for a sequence.
 
-    Batches have the targets scaled by mean and deviation of those to train on; `predict` and errors are in
-    the targets' own units.
+    Batches have inputs and targets scaled by their mean and deviation in the sequences to train on; `predict`
+    takes inputs as they are, and its results and errors are in the targets' own units.
 
     Parameters
     ----------
@@ -259,7 +301,7 @@ class SequenceRegression(_WholeSequences):
         -------
         ndarray of float64, (N, O)
         """
-        return model.predict(*_pad("x", x, lengths, self.input)) * self.deviation + self.mean
+        return super().predict(model, x, lengths) * self.deviation + self.mean
 
     def _targets(self, name: str, y: npt.ArrayLike, N: int) -> np.ndarray:
         found = checks.dense(name, y)
@@ -270,8 +312,16 @@ class SequenceRegression(_WholeSequences):
             raise ValueError(f"{name}[{n}] = {found[n]}: a value is missing")
         return found
 
-    def model(self, hidden_size: int = 32, **options: Any) -> SequenceModel:
-        """Return a network for the task; options as for `rnncore.SequenceModel`."""
+    def model(self, hidden_size: int = 64, **options: Any) -> SequenceModel:
+        """Return a network for the task: a GRU of two layers and both directions, with dropout 0.3.
+
+        Parameters
+        ----------
+        hidden_size : int, default 64
+            Units of each layer and direction.
+        options
+            Arguments of `rnncore.SequenceModel`, which go before.
+        """
         return self._model(hidden_size, self.train.y.shape[1], options)
 
     def evaluate(self, model: Sequential) -> dict[str, float]:
