@@ -73,7 +73,7 @@ class Problem:
         def wrap(arrays):
             return tuple(arrays) if len(arrays) > 1 else arrays[0]
 
-        y, final = self.layer.forward(self.x, wrap(self.state), self.lengths)
+        y, final = self.layer.forward(self.x, wrap(self.state), self.lengths, training=True)
         dx, dinitial = self.layer.backward(self.dy, wrap(self.dstate))
         return named(y, final, dx, dinitial, self.layer.grads)
 
@@ -168,7 +168,9 @@ def test_linear(dtype, bias):
         expected = {"y": y.detach().numpy(), "dx": tx.grad.numpy()}
         expected |= {name: value.grad.numpy() for name, value in module.named_parameters()}
         assert_close(
-            {"y": layer.forward(x), "dx": layer.backward(dy), **layer.grads}, expected, TOLERANCE[dtype]
+            {"y": layer.forward(x, training=True), "dx": layer.backward(dy), **layer.grads},
+            expected,
+            TOLERANCE[dtype],
         )
 
 
@@ -181,7 +183,7 @@ def test_embedding(dtype):
         module = twin(layer)
         y = module(torch.tensor(ids))
         y.backward(tensor(dy))
-        results = {"y": layer.forward(ids)}
+        results = {"y": layer.forward(ids, training=True)}
         layer.backward(dy)
         expected = {"y": y.detach().numpy(), "weight": module.weight.grad.numpy()}
         assert_close(results | dict(layer.grads), expected, TOLERANCE[dtype])
