@@ -1,10 +1,11 @@
-/* A pool of threads that share one job at a time: (argument, part, parts), part 0 for the caller. A caller that finds
-   the pool at work for another one runs all parts itself.
+/* A pool of threads that runs one job at a time, split into parts. The caller runs part 0, and each worker thread has
+   the part of its own number. A caller that finds the pool busy with another caller's job runs all parts itself.
 
-   A submission to a Python pool costs some 50 microseconds; this costs one. Threads without a part are neither woken
-   nor waited for; and the caller takes over the part of who has not come by the time that it has done its own. Waiting
-   threads spin for a moment, since the next phase of a training step comes soon. Then they let others go first, for
-   these may be who they wait for, on the same core; and who waits for a part sleeps at last. */
+   A submission costs about 1 microsecond; one to a Python thread pool costs about 50. A worker whose part does not
+   exist is neither woken nor waited for. After its own part, the caller runs all parts that no worker has claimed yet.
+
+   A waiting thread first spins, because the next phase of a training step comes soon. Then it yields, because the
+   thread that it waits for may need the same core. A worker finally sleeps; the caller goes on yielding. */
 
 #ifndef RNN_THREADS_H
 #define RNN_THREADS_H
@@ -28,15 +29,17 @@ static void rnn_parallel(rnn_job job, void* argument, ptrdiff_t parts) {
 #if defined(__x86_64__) || defined(__i386__)
 #define RNN_PAUSE() __builtin_ia32_pause()
 #elif defined(__aarch64__)
-#define RNN_PAUSE() __asm__ volatile("isb")   /* a hint like x86's pause is done at once there */
+#define RNN_PAUSE() __asm__ volatile("isb")   /* arm64's yield hint returns at once; isb waits */
 #else
 #define RNN_PAUSE() sched_yield()
 #endif
 
-enum { RNN_SPINS = 1000, RNN_YIELDS = 200 };   /* 0.1 ms or more: the steps of a training loop follow closer */
-enum { RNN_MOST_PARTS = 64 };
+/* A worker pauses and then yields this often before it sleeps: 0.1 ms or more in all, which is longer than the gap
+   between two steps of a training loop. */
+enum { RNN_SPINS = 1000, RNN_YIELDS = 200 };
+enum { RNN_MOST_PARTS = 64 };   /* bits of `open` */
 
-/* Where a thread sleeps. */
+/* Where one worker sleeps, in cache lines of its own. */
 struct rnn_bed {
     _Alignas(128) pthread_mutex_t lock;
     pthread_cond_t wake;
@@ -44,13 +47,13 @@ struct rnn_bed {
 };
 
 static struct {
-    pthread_mutex_t turn;               /* held while a job runs */
-    ptrdiff_t threads;                  /* started so far, without the caller */
-    _Alignas(128) atomic_ullong open;   /* a bit for each part that nobody has taken yet; who does finds its job here: */
-    rnn_job job;
-    void* argument;
-    ptrdiff_t parts;
-    _Alignas(128) atomic_long done;     /* parts that threads have finished */
+    pthread_mutex_t turn;               /* Held by the caller while its job runs. */
+    ptrdiff_t threads;                  /* Number of workers started so far; the caller is not one. */
+    _Alignas(128) atomic_ullong open;   /* Bit p is set while no thread has claimed part p of the job. */
+    rnn_job job;                        /* The job's function; written before the bits of `open` are set. */
+    void* argument;                     /* First argument of the job. */
+    ptrdiff_t parts;                    /* Number of parts of the job, part 0 included. */
+    _Alignas(128) atomic_long done;     /* Number of parts that workers have finished. */
     struct rnn_bed beds[RNN_MOST_PARTS];
 } rnn_pool = {.turn = PTHREAD_MUTEX_INITIALIZER};
 
@@ -73,7 +76,9 @@ static void rnn_wait_for(ptrdiff_t part) {
         rnn_pause(spin);
     }
     pthread_mutex_lock(&bed->lock);
-    atomic_store(&bed->asleep, 1);      /* the caller looks at this after it has opened parts; here it is the reverse */
+    /* This thread sets `asleep` and then reads `open`; the caller sets `open` and then reads `asleep`. So at least one
+       of them sees the other's store, and no wake-up is lost. */
+    atomic_store(&bed->asleep, 1);
     while (!rnn_is_open(part)) pthread_cond_wait(&bed->wake, &bed->lock);
     atomic_store(&bed->asleep, 0);
     pthread_mutex_unlock(&bed->lock);
@@ -98,7 +103,7 @@ static void* rnn_work(void* number) {
     return NULL;
 }
 
-/* The child of a fork has none of its parent's threads. */
+/* Runs in the child of a fork, which has none of its parent's threads. */
 static void rnn_forget(void) {
     pthread_mutex_init(&rnn_pool.turn, NULL);
     atomic_store(&rnn_pool.open, 0);
@@ -128,7 +133,7 @@ static void rnn_parallel(rnn_job job, void* argument, ptrdiff_t parts) {
         job(argument, 0, 1);
         return;
     }
-    if (pthread_mutex_trylock(&rnn_pool.turn) != 0) {      /* the pool works for another thread: no reason to wait */
+    if (pthread_mutex_trylock(&rnn_pool.turn) != 0) {      /* running all parts here is better than waiting */
         for (part = 0; part < parts; part++) job(argument, part, parts);
         return;
     }
@@ -137,7 +142,7 @@ static void rnn_parallel(rnn_job job, void* argument, ptrdiff_t parts) {
     rnn_pool.argument = argument;
     rnn_pool.parts = parts;
     atomic_store(&rnn_pool.done, 0);
-    atomic_store(&rnn_pool.open, (2ull << (parts - 1)) - 2);      /* all but part 0 */
+    atomic_store(&rnn_pool.open, (2ull << (parts - 1)) - 2);      /* parts 1 .. parts-1 */
     for (part = 1; part < parts && part <= rnn_pool.threads; part++) rnn_wake(part);
     job(argument, 0, parts);
     for (part = 1; part < parts; part++) {
