@@ -1,9 +1,9 @@
 """How stages are run: one after another, or a whole training step in one call; by one thread or several.
 
-Threads have shares of the rows for the forward and the backward pass, as the batch is laid out, and of the output
-tiles for packing and for the weights' gradients. Where few rows need many weights, one thread goes through
-the passes, and a team shares each large product by columns. The sums of a weight gradient are
-split in two at most, always the same, so the bits do not depend on the number of threads.
+In the forward and the backward pass, each thread has some shares of the batch's rows. For packing and for the weights'
+gradients, each has some output tiles. Where few rows need many weights, one thread runs the passes, and a team of
+threads splits each large product by columns. A weight gradient is summed in one piece or in the same two halves,
+whatever the number of threads, so the bits do not depend on it.
 """
 
 import os
@@ -25,28 +25,37 @@ cdef extern from "_threads.h" nogil:
     void rnn_parallel(Job job, void* argument, Py_ssize_t parts) noexcept
 
 cdef enum:
-    BLOCK = 4096                 # numbers of a parameter that one thread updates at a time
-    FEW = 4                      # rows a thread of which half take about as long, and
-    MANY = 16                    # of which half would not take half as long
-    LEAST = 3 << 18              # bytes of weights below which meetings cost a team more than it gains,
-    PART = 1 << 18               # and for each of its threads
-    TEAM = 8                     # fewer rows than these are left to a team; or
-    HEAVY = 3 << 19              # of weights of which one core's cache holds too little,
-    HEAVY_TEAM = 32              # fewer than these; or
-    HUGE = 8 << 20               # of weights that take longer to come than to multiply,
-    HUGE_TEAM = 16               # fewer than these for each of its threads
-    HALF = 8                     # rows that each half of a batch must have for sums of its own,
-    SUMS = 1 << 20               # and bytes of these at most: a core's cache holds them
+    # How a parameter's update is split.
+    BLOCK = 4096                 # Numbers of a parameter; threads update whole blocks of them.
 
-cdef double MOMENT = 1e5         # multiply-adds of a forward pass that is over before another Python thread could begin
-cdef double SHARE = 1e6          # multiply-adds of a forward pass below which another thread does not pay
+    # How many threads split the rows.
+    FEW = 4                      # Rows per thread; halving a batch of fewer saves hardly any time.
+    MANY = 16                    # Rows per thread; halving a batch of fewer saves less than half of the time.
 
-cdef Py_ssize_t limit = 1
-cdef Py_ssize_t usual = 1        # before anyone sets another limit
+    # When a team splits the products instead. `Weights` are those that every step reads.
+    LEAST = 3 << 18              # Bytes of weights; with fewer, a team loses more by waiting than it gains.
+    PART = 1 << 18               # Bytes of weights per thread of a team; with fewer, the team has fewer threads.
+    TEAM = 8                     # Rows; a batch of fewer is run by a team.
+    HEAVY = 3 << 19              # Bytes of weights; one core's second cache holds too little of more than these.
+    HEAVY_TEAM = 32              # Rows; with heavy weights, a batch of fewer is run by a team.
+    HUGE = 8 << 20               # Bytes of weights; loading more than these takes longer than multiplying by them.
+    HUGE_TEAM = 16               # Rows per thread; with huge weights, a batch of fewer is run by a team.
+
+    # When each half of a batch has gradient sums of its own.
+    HALF = 8                     # Rows; each half must have at least these.
+    SUMS = 1 << 20               # Bytes of a half's sums; it may have at most these, which a core's cache holds.
+
+# Multiply-adds of a forward pass. A shorter one keeps the GIL: it ends before another Python thread could begin.
+cdef double MOMENT = 1e5
+# Multiply-adds of a forward pass per thread. For fewer, another thread costs more than it gains.
+cdef double SHARE = 1e6
+
+cdef Py_ssize_t limit = 1        # The largest number of threads that may run.
+cdef Py_ssize_t usual = 1        # The limit that the process began with.
 
 
 def set_num_threads(count):
-    """Use at most so many threads, for everything; results do not depend on it.
+    """Set the largest number of threads for all computations; results do not depend on it.
 
     Parameters
     ----------
@@ -67,62 +76,63 @@ def set_num_threads(count):
 
 
 def get_num_threads():
-    """Return how many threads are used at most."""
+    """Return the largest number of threads that computations use."""
     return limit
 
 
 def halves_pay(N, T, work, size):
-    """Return whether each half of a batch has sums of its own for a weight gradient of so many bytes.
+    """Return whether each half of a batch has sums of its own for a weight gradient of `size` bytes.
 
-    Of two threads, each then reads what it has computed itself. The number in use has no say: it must not change a bit.
+    Each of two threads then reads what it has computed itself. The answer must not depend on the number of threads,
+    because it decides the order of sums, and so the bits.
     """
     return N >= 2 * HALF and size <= SUMS and 2 * N * T * work >= SHARE
 
 
 def num_threads_to_come():
-    """Return for how many threads there should be room: those in use, or those that may be set later."""
+    """Return the number of threads to allocate buffers for: the present limit, or a larger one that may return."""
     return max(limit, usual)
 
 
 cdef Py_ssize_t threads_for(double work, Py_ssize_t rows) noexcept nogil:
-    """As many as get enough to do each."""
+    """The largest number of threads with at least SHARE multiply-adds and one row each."""
     return max(<Py_ssize_t>1, min(min(limit, rows), <Py_ssize_t>(work / SHARE)))
 
 
 cdef Py_ssize_t threads_of_rows(double work, const Rows* rows) noexcept nogil:
-    """The same, where few rows each take nearly as long as some more."""
+    """The number of threads that split the rows; few rows count less work, as halving them saves little time."""
     cdef Py_ssize_t threads = threads_for(work, rows.most)
     cdef Py_ssize_t each = rows.N // threads
     return threads_for(work if each >= MANY else (work / 2 if each >= FEW else work / 4), threads)
 
 
-cdef struct Buffer:              # N rows
+cdef struct Buffer:              # An array of N rows.
     char* rows
-    Py_ssize_t row_bytes
+    Py_ssize_t row_bytes         # From one row to the next.
 
 
-cdef struct Copied:              # a state, and what it was before the latest run of a step
-    void* place
-    void* copy
-    size_t size
+cdef struct Copied:              # A state, which a refused step restores.
+    void* place                  # The state.
+    void* copy                   # What it was before the latest run of the step.
+    size_t size                  # Bytes of each.
 
 
-cdef struct Run:
-    CStage** stages
+cdef struct Run:                 # What the threads of a pass or of a training step share.
+    CStage** stages              # (count,) In the order of the forward pass.
     Py_ssize_t count
-    CRule** rules
+    CRule** rules                # (rule_count,) One for each parameter that is updated.
     Py_ssize_t rule_count
-    bint fresh                   # the parameters' gradients begin from zero
-    Buffer* buffers              # gradients of the states
+    bint fresh                   # Whether the parameters' gradients are zeroed first.
+    Buffer* buffers              # (buffer_count,) Gradients of the states.
     Py_ssize_t buffer_count
-    bint teams                   # threads share products, not rows
-    Py_ssize_t parts             # threads that share the output tiles of a training step
+    bint teams                   # Whether threads split each product, rather than the rows.
+    Py_ssize_t parts             # The number of threads that split the output tiles of a training step.
     double clip_norm, clip_value
-    double factor                # of the gradients, whose norm is clipped
+    double factor                # What clipping their norm multiplies all gradients by, if less than 1.
 
 
 cdef bint in_teams(const Run* run, double work) noexcept nogil:
-    """Whether few rows need many weights: by sharing products, each thread keeps its part of them in its cache."""
+    """Whether a team runs the pass: for few rows with many weights, so that each thread caches its part of these."""
     cdef Py_ssize_t rows = run.stages[0].rows.N
     cdef Py_ssize_t most = 0
     cdef Py_ssize_t i
@@ -136,7 +146,7 @@ cdef bint in_teams(const Run* run, double work) noexcept nogil:
 
 
 cdef Py_ssize_t shares_for(Run* run, double work) noexcept nogil:
-    """How many shares of the rows of all stages threads had best have: one, if a team shares each of the products."""
+    """The best number of shares to lay out the batch in: one if a team splits the products. Also sizes the teams."""
     cdef Py_ssize_t i
     run.teams = in_teams(run, work)
     for i in range(run.count):
@@ -145,12 +155,12 @@ cdef Py_ssize_t shares_for(Run* run, double work) noexcept nogil:
 
 
 cdef Py_ssize_t threads_for_rows(Run* run, double work) noexcept nogil:
-    """The same, of the shares that there are."""
+    """The number of threads that split the rows, as they are laid out. Also sizes the teams."""
     return min(shares_for(run, work), run.stages[0].rows.sizes[1])
 
 
 cdef void over_bands(const CStage* stage, OverRows run, Py_ssize_t share) noexcept nogil:
-    """Run a stage over the rows of a share."""
+    """Run a stage over the rows of a share, band by band."""
     cdef Py_ssize_t first = stage.rows.bounds[share]
     cdef Py_ssize_t last = stage.rows.bounds[share + 1]
     cdef Py_ssize_t rows = stage.band if stage.band > 0 else max(last - first, <Py_ssize_t>1)
@@ -167,7 +177,7 @@ cdef void over_bands(const CStage* stage, OverRows run, Py_ssize_t share) noexce
 
 
 cdef Py_ssize_t first_share(const Run* run, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """Of a thread; there may be more than threads, if these have become fewer."""
+    """The first share of a thread. There may be more shares than threads, if the limit has been lowered since."""
     cdef Py_ssize_t shares = run.stages[0].rows.sizes[1]
     return part if parts == shares else shares * part // parts
 
@@ -196,7 +206,7 @@ cdef void finish(const Run* run) noexcept nogil:
 
 
 cdef void zero_share(const Run* run, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """Zero the gradients of the states that backward_share adds to."""
+    """Zero the states' gradients of this part's rows, before backward_share adds to them."""
     cdef const Py_ssize_t* bounds = run.stages[0].rows.bounds
     cdef Py_ssize_t first = bounds[first_share(run, part, parts)]
     cdef Py_ssize_t count = bounds[first_share(run, part + 1, parts)] - first
@@ -234,7 +244,7 @@ cdef void prepare_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexc
 
 
 cdef void accumulate_halves(const CStage* stage, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """An even number of threads has half of them for each half of the rows."""
+    """Sum up both halves of the rows. An even number of threads splits in two; an odd number does them in turn."""
     cdef Py_ssize_t N = stage.rows.N
     cdef Py_ssize_t middle = stage.rows.middle[0]
     cdef Py_ssize_t each = parts // 2 if parts % 2 == 0 else parts
@@ -263,7 +273,7 @@ cdef void accumulate_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) no
 
 
 cdef void gather_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """Where there are halves, the others have done so."""
+    """Gather the stages with halves; accumulate_tiles has gathered the others."""
     cdef Run* run = <Run*>argument
     cdef Py_ssize_t i
     for i in range(run.count):
@@ -281,7 +291,7 @@ cdef void accumulate(Run* run, Py_ssize_t parts) noexcept nogil:
 
 
 cdef Py_ssize_t parts_for(const Run* run, double work) noexcept nogil:
-    """Threads for the output tiles of all stages."""
+    """The number of threads that split the output tiles of all stages."""
     cdef Py_ssize_t parts = threads_for(work, limit)
     cdef Py_ssize_t i
     for i in range(run.count):
@@ -291,7 +301,7 @@ cdef Py_ssize_t parts_for(const Run* run, double work) noexcept nogil:
 
 
 cdef void update_tiles(void* argument, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """Clip and update. Blocks are shared out whole, so that every number is updated by the same instructions."""
+    """Clip and update. Threads have whole blocks, so that the same instructions update a number in any split."""
     cdef Run* run = <Run*>argument
     cdef Py_ssize_t i, j, begin, end, blocks
     cdef CRule* rule
@@ -313,9 +323,9 @@ cdef class Stage:
     Parameters
     ----------
     capsule : PyCapsule
-        Points at the C functions and the plan that they work on.
+        Points at the stage's C struct: its functions, and the plan that they work on.
     keep : list
-        Arrays that the plan points into.
+        Arrays that the plan points into, and that live as long as the stage.
     """
 
     cdef CStage* stage
@@ -353,18 +363,18 @@ cdef class Stage:
             finish(&self.run_)
 
     def backward(self):
-        """Fill the gradient of the input, and add to those of states; once for each forward."""
+        """Fill the gradient of the input, and add to those of the initial states; call it once for each forward."""
         with nogil:
             self.over(backward_share, True)
 
     def accumulate(self):
-        """Add the gradients of the weights; after backward."""
+        """Add to the gradients of the weights; call it after backward."""
         with nogil:
             accumulate(&self.run_, parts_for(&self.run_, work_of(&self.run_)))
 
 
 cdef double work_of(const Run* run) noexcept nogil:
-    """Multiply-adds of a forward pass."""
+    """Multiply-adds of a forward pass through all stages."""
     cdef double work = 0
     cdef Py_ssize_t i
     for i in range(run.count):
@@ -373,7 +383,7 @@ cdef double work_of(const Run* run) noexcept nogil:
 
 
 cdef void** pointers(list keep, Py_ssize_t count) except NULL:
-    """Room for so many pointers; `keep` holds it alive."""
+    """Allocate `count` pointers; `keep` holds them alive."""
     memory = bytearray((count + 1) * sizeof(void*))
     keep.append(memory)
     return <void**>PyByteArray_AS_STRING(memory)
@@ -389,7 +399,7 @@ cdef class Forward:
     Attributes
     ----------
     shares : int
-        Into how many shares to lay out a batch of these lengths: see `rnncore.rows.Rows.share`.
+        The number of shares to lay out a batch of these lengths in: see `rnncore.rows.Rows.share`.
     """
 
     cdef Run run_
@@ -454,12 +464,12 @@ cdef class Rule:
         self.keep = keep
 
     def update(self):
-        """Change the parameter by its gradient."""
+        """Update the parameter by its gradient."""
         with nogil:
             self.rule.update(self.rule.plan, 0, self.rule.size)
 
     def sum_of_squares(self):
-        """Return that of the gradient, in double precision and in a fixed order."""
+        """Return the gradient's sum of squares, in double precision and in a fixed order."""
         return self.rule.sum_of_squares(self.rule.plan)
 
     def scale(self, double factor):
@@ -481,18 +491,20 @@ cdef class Step:
     buffers : list of ndarray, (count, N, width)
         Gradients of the states, zeroed before the backward pass.
     finals : list of ndarray, (count, N, width)
-        The final states; `restore` takes a run back.
+        The final states, which `restore` sets back.
     rules : list of Rule
-        One for each flat parameter, whose gradient is zeroed too.
+        One for each flat parameter; `run` zeroes its gradient too.
     settings : ndarray of float64
-        The optimizer's: ``settings[1]`` counts the updates.
+        The optimizer's settings; ``settings[1]`` counts the updates.
     clip_norm, clip_value : float
-        Infinity for none.
+        Infinity means that nothing is clipped.
 
     Attributes
     ----------
-    loss, norm : float
-        Of the latest run: the loss, and the gradients' global norm before clipping.
+    loss : float
+        The loss of the latest run.
+    norm : float
+        The global norm of the latest run's gradients before clipping.
     """
 
     cdef Run run_
@@ -526,18 +538,18 @@ cdef class Step:
         self.run_.clip_norm, self.run_.clip_value = clip_norm, clip_value
 
     def run(self, bint first=True, bint last=True, double factor=1.0):
-        """Make one update, unless the loss or the norm is not finite: then no parameter changes.
+        """Make one update; if the loss or the norm is not finite, no parameter changes.
 
-        An update from several batches is a run for each of them.
+        An update from several batches takes one run for each batch.
 
         Parameters
         ----------
         first : bool
-            Zero the parameters' gradients before; otherwise this batch's are added to them.
+            Zero the parameters' gradients before this batch's are added.
         last : bool
-            Change the parameters after.
+            Update the parameters after this batch.
         factor : float
-            What the sum of all batches' gradients is multiplied by, in the last run.
+            Multiply the sum of all batches' gradients by this, in the last run.
 
         Returns
         -------
@@ -560,7 +572,7 @@ cdef class Step:
             self.update()
 
     def restore(self):
-        """Let the final states be what they were before the latest run."""
+        """Set the final states back to what they were before the latest run."""
         cdef Py_ssize_t i
         for i in range(self.final_count):
             memcpy(self.finals[i].place, self.finals[i].copy, self.finals[i].size)
@@ -572,7 +584,7 @@ cdef class Step:
         cdef Py_ssize_t* horizon = run.stages[0].rows.horizon
         cdef Py_ssize_t threads = threads_for_rows(run, work)
         cdef Py_ssize_t i, phase
-        # what one thread alone has computed, others first have to fetch
+        # Where one thread has run the passes, other threads first have to fetch its results: they need more work.
         run.parts = parts_for(run, work if threads > 1 or run.teams else work / 6)
         run.fresh = first
         rnn_parallel(prepare_tiles, run, run.parts)
@@ -600,7 +612,7 @@ cdef class Step:
 
 
 def _default_threads():
-    """RNNCORE_NUM_THREADS; or OMP_NUM_THREADS, by which pools of processes share a machine; or the usable cores."""
+    """RNNCORE_NUM_THREADS, else OMP_NUM_THREADS (which process pools set to divide a machine), else usable cores."""
     wanted = os.environ.get("RNNCORE_NUM_THREADS")
     if not wanted:
         shared = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
