@@ -1,13 +1,18 @@
 """What the recurrent families share: buffers, the walk over packed steps, everything that is a product.
 
-A family adds its cell (the equations of one row of one step), and how the recurrent product and
-the cell take turns. The walk goes from step 0 up, or from T-1 down for the reverse direction:
-at step t rows 0 .. counts[t]-1 are updated. Rows that were there at the step before go on from
-their state; the others start from the initial state.
+Dimensions: N sequences, T steps, M valid steps of the whole batch, D input size, H hidden size, G gates, V vocabulary
+(see _plan.pxd for the packed batch). A row of gates has `columns` = G * stride numbers:
 
-Every gate lies padded to whole vectors (`stride` numbers for H units), so that the loops over
-the units of a row are whole vectors too. Weights of padding are zero, and so is all that flows
-through it.
+    |<------ stride ------>|<------ stride ------>|
+    | gate 0: H units | 0s | gate 1: H units | 0s | ...
+
+Every gate is padded to whole vectors, so that loops over the units of a row need no remainder. The weights of padding
+are zero, and so is all that flows through it.
+
+A family adds its cell (the equations of one row of one step), and the order in which the recurrent product and the
+cell take turns. The walk goes from step 0 up, or from T-1 down for the reverse direction. At step t it updates rows
+0 .. counts[t]-1. Rows that were updated in the step before continue from their state; the others start from the
+initial state.
 """
 
 from libc.string cimport memcmp
@@ -25,97 +30,103 @@ from _plan cimport (
 )
 
 cdef enum:
-    CHUNK = 64                   # rows of an input product that is ahead of the steps
-    WIDEST = 16                  # numbers in a vector at most
-    LITTLE = 1 << 17             # bytes of weights that are packed again sooner than compared
-    NARROW = STRIP               # columns of x at most that multiply dz, rather than dz them
+    CHUNK = 64                   # Rows of an input product that covers several steps.
+    WIDEST = 16                  # Numbers in a vector register, at most.
+    LITTLE = 1 << 17             # Bytes of weight_hh; packing fewer again takes less time than comparing them.
+    NARROW = STRIP               # Columns of x, at most, for which x.T @ dz is computed rather than dz.T @ x.
 
-cdef struct State:               # h, and c for an LSTM; each (N, H)
+cdef struct State:               # h, or an LSTM's c. All arrays are (N, H).
     const void* initial
     void* final
-    void* d_initial              # NULL for inference, like every gradient
+    void* d_initial              # NULL in inference, like every gradient.
     const void* d_final
 
-cdef struct Group:               # gates that one product serves: all, but a GRU's n stands alone
-    Py_ssize_t gate, count       # its first gate, and how many
-    Py_ssize_t begin, columns    # where they lie in a row of gates,
-    Py_ssize_t depth             # and how many columns of dz count: behind the last unit there is but padding
+cdef struct Group:               # Gates that share one product: all of them, except that a GRU's n stands alone.
+    Py_ssize_t gate, count       # The first gate of the group, and how many gates it has.
+    Py_ssize_t begin, columns    # The columns of a row of gates that they take up.
+    Py_ssize_t depth             # columns without the padding behind the last unit; dz -> dh sums over these.
     Weights input                # (D, columns)     x -> gates
     Weights hidden               # (H, columns)     h -> gates
     Weights hidden_back          # (depth, H)       dz -> dh
 
-cdef struct Watched:             # In inference, a large parameter is copied, and packed again if it differs from its copy.
-    const void* given            # what the user writes into
-    void* copy                   # what the panels hold: both begin as zeros
-    Py_ssize_t width             # numbers of a row, of which each gate has H
+# In inference, a large parameter is copied, and packed again only if it no longer equals its copy.
+cdef struct Watched:
+    const void* given            # (G*H, width) The parameter, which the user may write into.
+    void* copy                   # (G*H, width) The values that are packed; copy and panels begin as zeros.
+    Py_ssize_t width             # Numbers in a row of the parameter.
 
 cdef struct Sequence:
     Stage stage
     const Gemm* gemm
     Rows rows
     Py_ssize_t D, H, G, V
-    Py_ssize_t stride            # numbers from gate to gate
-    Py_ssize_t columns           # of all gates, G * stride
-    Py_ssize_t width             # from row to row of gates, which begin an odd number of cache lines apart
+    Py_ssize_t stride            # Numbers from one gate to the next: H rounded up to whole vectors.
+    Py_ssize_t columns           # Numbers of all gates, G * stride.
+    Py_ssize_t width             # Numbers from one row of gates to the next: an odd number of cache lines.
     Group groups[2]
     Py_ssize_t group_count
     bint single, reverse, training, tokens
-    Py_ssize_t steps             # of earlier sequences
-    int kind                     # activation of an Elman cell
-    bint reset_after             # of a GRU
+    Py_ssize_t steps             # Steps of all earlier sequences; the order of panels alternates with them.
+    int kind                     # The activation of an Elman cell.
+    bint reset_after             # Whether a GRU resets after the recurrent product.
     # Bound arrays
-    const void* x                # (M, D), or NULL where ids (M,) are given
-    const Py_ssize_t* ids
-    void* dx
-    bint adds                    # to dx: the other direction has written there before
-    void* zeros                  # (D,) that it begins with otherwise
-    void* y                      # (M, H) h of every step
-    const void* dy
-    Py_ssize_t x_row, dx_row, y_row, dy_row
+    const void* x                # (M, D) The input, or NULL where there are ids.
+    const Py_ssize_t* ids        # (M,) The input as token ids.
+    void* dx                     # (M, D) or NULL.
+    bint adds                    # Whether dx is added to, because the other direction has written it before.
+    void* zeros                  # (D,) What dx begins as otherwise.
+    void* y                      # (M, H) The output: h of every step.
+    const void* dy               # (M, H) or NULL.
+    Py_ssize_t x_row, dx_row, y_row, dy_row      # Numbers from row to row.
     const void* weight_ih        # (G*H, D or V)
     const void* weight_hh        # (G*H, H)
-    const void* bias_ih          # (G*H,) or NULL
-    const void* bias_hh
-    const void* slope            # (1,) of PReLU
+    const void* bias_ih          # (G*H,) or NULL.
+    const void* bias_hh          # (G*H,) or NULL.
+    const void* slope            # (1,) The slope of PReLU.
     void* d_weight_ih
     void* d_weight_hh
     void* d_bias_ih
     void* d_bias_hh
     void* d_slope
     State states[2]
-    # Buffers
-    # In inference only the gates of a chunk of steps and the latest two states are held.
-    # The products with x and with h are one, but for so few rows that x gains from being taken by chunks of steps.
+    # Buffers. N' = rows_apart(rows): a row for each sequence, with unused rows between shares. In inference, only the
+    # gates of one chunk of steps and the latest two states are held.
+    #
+    # Steps whose products with x are one. 1: each step is one product of two terms, x and h. More: rows are so few
+    # that the products with x of a chunk of steps gain from being a single one.
     Py_ssize_t chunk
-    # N' are the sequences, with some room between shares.
-    void* gates                  # (M, width), inference ((chunk - 1) N + N', ..)  pre-activations, then activated
-                                 # gates, after backward dz
-    # (N + M, h_row)  the initial state, then h of every packed row; y itself and the room before it, if its rows are
-    # whole vectors; otherwise in inference (3 N', ..)
+    # (M, width), in inference ((chunk - 1) N + N', width). Pre-activations, then activated gates; the backward pass
+    # reads them and puts dz in their place, which the weights' gradients read.
+    void* gates
+    # (N + M, h_row), in inference (3 N', h_row). The initial state, then h of every packed row (in inference: of the
+    # latest two steps). Backward needs h of the step before. It is y and the room before it where h_in_y.
     void* h
-    Py_ssize_t h_row
-    bint h_in_y
-    void* c                      # (N + M, stride)  an LSTM's cell state; inference (3 N', ..)
-    # (M, stride), inference (N', ..); what else backward needs: an LSTM's tanh(c); a GRU's W_hn h + b_hn, later its
-    # gradient, or r * h; the pre-activation of PReLU
+    Py_ssize_t h_row             # Numbers from row to row of h.
+    bint h_in_y                  # Whether y serves as h, because its rows are whole vectors.
+    void* c                      # (N + M, stride), in inference (3 N', stride). An LSTM's cell state, laid out as h.
+    # (M, stride), in inference (N', stride). What else the backward pass needs:
+    #   LSTM                     tanh(c)
+    #   GRU with reset_after     W_hn h + b_hn; the backward pass puts its gradient there
+    #   GRU without reset_after  r * h
+    #   RNN with PReLU           the pre-activation
     void* kept
-    void* dh                     # (N', stride)  gradient flowing back through h
-    void* dc                     # (N', stride)  through c; through a GRU's r * h
-    double* slope_terms          # (M,)  each row's share of the gradient of PReLU's slope
-    Py_ssize_t* previous         # (M,)  the row of h that a packed row goes on from
-    void* bias                   # (columns,)  bias_ih + bias_hh; for a GRU's n with reset_after bias_ih alone
-    void* bias_n                 # (stride,)  and there bias_hh
-    void* table                  # (V, width)  bias + weight_ih.T, a row for each token
-    # Sums of gradients; where the stage is halved, of each half of the batch
-    void* d_table                # (V, columns)  by token; for an x of few columns that of weight_ih.T, (D, ..)
-    void* bias_sums              # (columns,)  of all dz
-    void* bias_n_sums            # (stride,)  and of a GRU's gradient of W_hn h + b_hn
-    void* second_hh              # (G*H, H)  d_weight_hh of the second half
-    void* second_ih              # (G*H, D)  and d_weight_ih, unless d_table has it
+    void* dh                     # (N', stride) The gradient that flows back through h.
+    void* dc                     # (N', stride) The gradient that flows back through c, or through a GRU's r * h.
+    double* slope_terms          # (M,) What each packed row adds to the gradient of PReLU's slope.
+    Py_ssize_t* previous         # (M,) The row of h that a packed row continues from.
+    void* bias                   # (columns,) bias_ih + bias_hh; bias_ih alone for the n of a GRU with reset_after.
+    void* bias_n                 # (stride,) b_hn, the part of bias_hh for the n of a GRU with reset_after.
+    void* table                  # (V, width) weight_ih.T + bias: the pre-activations that each token starts from.
+    # Sums of gradients. Where the stage is halved, the first three have one for each half of the batch.
+    void* d_table                # (V, columns) The sum of dz for each token; (D, columns) x.T @ dz for a narrow x.
+    void* bias_sums              # (columns,) The sum of dz.
+    void* bias_n_sums            # (stride,) The sum of a GRU's gradients of W_hn h + b_hn.
+    void* second_hh              # (G*H, H) d_weight_hh of the second half.
+    void* second_ih              # (G*H, D) d_weight_ih of the second half, unless d_table holds it.
     Weights input_back           # (rows_of_groups, D)   dz -> dx
     Watched watched[4]
     Py_ssize_t watched_count
-    void* scratch                # blocks of the weight gradients, one for each thread
+    void* scratch                # Blocks of the weights' gradients; each thread has scratch_size numbers.
     Py_ssize_t scratch_size
 
 
@@ -126,9 +137,9 @@ cdef inline Sequence* bind(
     list keep, object module, object rows, object x, object y, object weights, object initial, object final,
     Py_ssize_t G, Py_ssize_t joint, bint reverse, bint adds, Py_ssize_t states, bint prelu, bint bounded,
 ) except NULL:
-    """Allocate a Sequence and what every family needs of it; `keep` holds all arrays alive.
+    """Allocate a Sequence with the buffers that every family needs; `keep` holds all arrays alive.
 
-    The first `joint` of its G gates form a group, and what is left another one. `bounded`: h lies in -1 ... 1.
+    The first `joint` of the G gates form one group, and the rest, if any, another. `bounded`: h lies in -1 ... 1.
     """
     cdef Sequence* s
     buffer(keep, sizeof(Sequence), <void**>&s)
@@ -154,7 +165,7 @@ cdef inline Sequence* bind(
         s.D, s.x, s.x_row = weight_ih.value.shape[1], address(x.value), row_stride(x.value)
         s.dx, s.dx_row = address(x.grad), row_stride(x.grad)
     s.y, s.y_row = address(y.value), row_stride(y.value)
-    s.h_in_y = s.H == s.stride and y.room >= s.rows.N and y.value.size > 0     # else it may lie anywhere
+    s.h_in_y = s.H == s.stride and y.room >= s.rows.N and y.value.size > 0     # an empty y may lie anywhere
     s.dy, s.dy_row = address(y.grad), row_stride(y.grad)
     s.weight_ih, s.d_weight_ih = address(weight_ih.value), address(weight_ih.grad)
     s.weight_hh, s.d_weight_hh = address(weight_hh.value), address(weight_hh.grad)
@@ -179,7 +190,7 @@ cdef inline Sequence* bind(
 
 
 cdef inline int watch(list keep, Sequence* s, const void** parameter, Py_ssize_t width) except -1:
-    """Let a copy take the place of a parameter, unless there is none."""
+    """Read a copy instead of the parameter, unless the parameter is NULL."""
     cdef Watched* watched = &s.watched[s.watched_count]
     if parameter[0] is NULL:
         return 0
@@ -191,7 +202,7 @@ cdef inline int watch(list keep, Sequence* s, const void** parameter, Py_ssize_t
 
 
 cdef inline Py_ssize_t odd_lines(Py_ssize_t columns, bint single) noexcept nogil:
-    """Room for so many numbers in an odd number of cache lines: rows one after another then use all sets of a cache."""
+    """`columns` rounded up to an odd number of cache lines: rows one below the other then use all sets of a cache."""
     cdef Py_ssize_t in_line = 16 if single else 8
     return (pieces(columns, in_line) | 1) * in_line
 
@@ -220,7 +231,7 @@ cdef inline int allocate(list keep, Sequence* s, bint bounded, bint x_bounded) e
     for i in range(s.group_count):
         group = &s.groups[i]
         room_for(keep, &group.hidden, s.H, group.columns, N, s.rows.T, s.training, bounded, s.single)
-        if not s.tokens:             # of two terms, that of x is the first, and digits come last
+        if not s.tokens:             # x is the first of two terms, and terms of digits come last
             room_for(keep, &group.input, s.D, group.columns, N, s.rows.T, s.training,
                      x_bounded and group.hidden.digits, s.single)
         if s.training:
@@ -264,14 +275,14 @@ cdef inline int numbers(list keep, const Sequence* s, Py_ssize_t count, void** p
 # ---------------------------------------------------------------------------------------------
 # The walk
 
-cdef struct Step:
-    Py_ssize_t t, low, high      # rows low .. high-1 are updated at step t
-    Py_ssize_t going             # rows below this go on from the step before, the others from the initial state
-    Py_ssize_t row               # packed row of row 0, and its rows in
-    Py_ssize_t h_start, h_before, h_now      # h: the initial state, that after the step before, and this step's
-    Py_ssize_t c_start, c_before, c_now      # c
-    Py_ssize_t gate              # gates
-    Py_ssize_t kept              # kept
+cdef struct Step:                # Where a step of the walk finds row n of the batch: at row `field` + n of a buffer.
+    Py_ssize_t t, low, high      # Step t updates rows low .. high-1.
+    Py_ssize_t going             # Rows below this continue from the step before, the others from the initial state.
+    Py_ssize_t row               # The packed row, as in x and y.
+    Py_ssize_t h_start, h_before, h_now      # In h: the initial state, that of the step before, that of this step.
+    Py_ssize_t c_start, c_before, c_now      # In c: the same.
+    Py_ssize_t gate              # In gates.
+    Py_ssize_t kept              # In kept.
 
 
 cdef inline Step walk(const Sequence* s, Py_ssize_t i, const Band* band) noexcept nogil:
@@ -296,14 +307,15 @@ cdef inline Step walk(const Sequence* s, Py_ssize_t i, const Band* band) noexcep
 
 
 cdef inline Py_ssize_t in_turn(const Band* band) noexcept nogil:
-    """The row that holds row 0 in a buffer which the bands of a share have in turn, so that it stays in the cache."""
+    """Where row 0 lies in a buffer whose rows the bands of a share reuse in turn, so that they stay in the cache."""
     return band.home - band.first + band.share * APART
 
 
 cdef inline Py_ssize_t gate_row(const Sequence* s, Py_ssize_t t, Py_ssize_t low, const Band* band) noexcept nogil:
-    """The row of gates that holds row 0 of step t, in the chunk that begins at step `low`.
+    """The row of gates for row 0 of step t, in the chunk that begins at step `low`.
 
-    In inference packed too, so that the chunk is one product; a share may be a chunk ahead of others, and has its own.
+    In inference the steps of a chunk are packed as in training, so that they are one product. Each share has gates of
+    its own, since it may be a chunk ahead of the others.
     """
     if s.training:
         return band.offsets[t]
@@ -311,7 +323,7 @@ cdef inline Py_ssize_t gate_row(const Sequence* s, Py_ssize_t t, Py_ssize_t low,
 
 
 cdef inline Py_ssize_t h_of_step(const Sequence* s, Py_ssize_t i, const Band* band) noexcept nogil:
-    """The row of h that holds row 0 after the i-th step of the walk; i = -1: the initial state."""
+    """The row of h for row 0 after the i-th step of the walk; i = -1 means the initial state."""
     if not (s.training or s.h_in_y):
         return latest_two(s, i, band)
     return s.rows.N + band.offsets[s.rows.T - 1 - i if s.reverse else i] if i >= 0 else 0
@@ -322,7 +334,7 @@ cdef inline Py_ssize_t c_of_step(const Sequence* s, Py_ssize_t i, const Band* ba
 
 
 cdef inline Py_ssize_t latest_two(const Sequence* s, Py_ssize_t i, const Band* band) noexcept nogil:
-    """The same of a buffer that holds the initial state and the latest two."""
+    """The same for a buffer that holds only the initial state and the latest two states."""
     return in_turn(band) + (rows_apart(&s.rows) * (1 + i % 2) if i >= 0 else 0)
 
 
@@ -335,7 +347,7 @@ cdef inline Py_ssize_t chunk_start(const Sequence* s, Py_ssize_t i) noexcept nog
 
 
 cdef inline Py_ssize_t h_row_before(const Step* step, Py_ssize_t n) noexcept nogil:
-    """The row of h that row n of a step goes on from."""
+    """The row of h that row n of a step continues from."""
     return n + (step.h_before if n < step.going else step.h_start)
 
 
@@ -350,7 +362,7 @@ cdef inline Py_ssize_t last_step(const Sequence* s, Py_ssize_t n) noexcept nogil
 
 
 cdef inline void load_initial(Sequence* s, real* kind, const Band* band) noexcept nogil:
-    """h of every sequence, and c if there is one."""
+    """Copy the initial h of every sequence into the buffers, and the initial c if there is one."""
     cdef Py_ssize_t h = h_of_step(s, -1, band)
     cdef Py_ssize_t c = c_of_step(s, -1, band)
     cdef Py_ssize_t n
@@ -362,7 +374,7 @@ cdef inline void load_initial(Sequence* s, real* kind, const Band* band) noexcep
 
 
 cdef inline void store_final(Sequence* s, real* kind, const Band* band) noexcept nogil:
-    """h of every sequence's last step, and c if there is one."""
+    """Copy h of every sequence's last step into the final states, and c if there is one."""
     cdef Py_ssize_t n, i, h, c
     for n in range(band.first, band.last):
         i = last_step(s, n)
@@ -375,7 +387,7 @@ cdef inline void store_final(Sequence* s, real* kind, const Band* band) noexcept
 cdef inline void load_final_gradient(
     const Sequence* s, const State* state, real* dh, const Band* band,
 ) noexcept nogil:
-    """Padding begins from zero too: an earlier pass may have left infinity times zero there."""
+    """dh = d_final. Padding is zeroed too, because an earlier pass may have left infinity times zero there."""
     cdef Py_ssize_t n
     for n in range(band.first, band.last):
         copy_bytes(dh + n * s.stride, <const real*>state.d_final + n * s.H, s.H * sizeof(real))
@@ -395,7 +407,7 @@ cdef inline void add_initial_gradient(
 cdef inline void arriving_gradient(
     const Sequence* s, const Step* step, Py_ssize_t n, real* dh, real* dc,
 ) noexcept nogil:
-    """dh of row n of a step, and dc if there is one: what comes from the step after and from the output."""
+    """Complete dh of row n of a step, and dc if there is one: cut what the step after gives, and add dy."""
     if cut(&s.rows, step.t, n):
         fill_bytes(dh, 0, s.stride * sizeof(real))
         if dc is not NULL:
@@ -413,7 +425,7 @@ cdef inline void store_output(const Sequence* s, const real* h, Py_ssize_t row) 
 # Gates: bias + x @ weight_ih.T + h @ weight_hh.T, and the way back
 
 cdef inline void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """Biases, the panels of all groups, and the token table; shared out by units."""
+    """Pack the biases, the weights of all groups and the token table; threads split the units."""
     cdef Py_ssize_t first = share(s.H, part, parts)
     cdef Py_ssize_t last = share(s.H, part + 1, parts)
     cdef const real* w_ih = <const real*>s.weight_ih
@@ -441,7 +453,7 @@ cdef inline void pack_weights(Sequence* s, real* gates, Py_ssize_t part, Py_ssiz
 cdef inline bint copy_changes(
     const Sequence* s, Py_ssize_t first, Py_ssize_t last, real* kind,
 ) noexcept nogil:
-    """Copy the parameters of some units, if they are not what was copied before; returns whether they were not."""
+    """Copy the parameters of units first .. last-1 that differ from their copies; return whether any did."""
     cdef bint changed = False
     cdef const Watched* watched
     cdef Py_ssize_t i, g, begin
@@ -458,7 +470,7 @@ cdef inline bint copy_changes(
 
 
 cdef inline void add_biases(const Sequence* s, real* bias, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """bias = bias_ih + bias_hh, where there are such; for a GRU's n with reset_after the latter stays apart."""
+    """bias = bias_ih + bias_hh, where they exist; bias_hh for the n of a GRU with reset_after goes to bias_n."""
     cdef Py_ssize_t g, u
     cdef real ih, hh
     for g in range(s.G):
@@ -472,7 +484,7 @@ cdef inline void add_biases(const Sequence* s, real* bias, Py_ssize_t first, Py_
 
 
 cdef inline void fill_table(const Sequence* s, const real* bias, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """What an id's row of gates begins with."""
+    """table = weight_ih.T + bias, for units first .. last-1 of every gate."""
     cdef real* table = <real*>s.table
     cdef Py_ssize_t g, u, v
     for g in range(s.G):
@@ -482,7 +494,7 @@ cdef inline void fill_table(const Sequence* s, const real* bias, Py_ssize_t firs
             add(table + v * s.width + u, bias + u, last - first)
 
 
-cdef struct Shared:              # a product that threads share by panels
+cdef struct Shared:              # The arguments of a product whose panels threads split.
     const Gemm* gemm
     Py_ssize_t M, N
     const void* start
@@ -496,12 +508,12 @@ cdef struct Shared:              # a product that threads share by panels
 
 
 cdef inline Py_ssize_t shared_column(Py_ssize_t N, Py_ssize_t part, Py_ssize_t parts, real* kind) noexcept nogil:
-    """Where a part's columns begin: at a panel."""
+    """The column that a part begins with: the first of a panel."""
     return N if part == parts else min(panel_begin(panel_count(N, kind) * part // parts, N, kind), N)
 
 
 cdef inline void some_columns(Shared* p, Py_ssize_t part, Py_ssize_t parts, real* kind) noexcept nogil:
-    """One thread's panels. They begin where they would in a product of their own, and end like that."""
+    """One thread's part of a product: a product by itself, since parts are whole panels (or blocks of digits)."""
     cdef Py_ssize_t low = shared_column(p.N, part, parts, kind)
     cdef Py_ssize_t high = shared_column(p.N, part + 1, parts, kind)
     cdef Term terms[2]
@@ -528,7 +540,7 @@ cdef inline void team_product(
     const Sequence* s, Py_ssize_t M, Py_ssize_t N, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
     const Term* terms, Py_ssize_t count, real* c, Py_ssize_t c_row, Ahead ahead,
 ) noexcept nogil:
-    """A product, shared by the team."""
+    """c = start + the sum of the terms, split among the team by columns."""
     cdef Shared shared
     if s.stage.team <= 1 or M == 0:
         product(s.gemm, M, N, start, start_row, ids, terms, count, c, c_row, ahead)
@@ -540,7 +552,7 @@ cdef inline void team_product(
 cdef inline void input_product(
     const Sequence* s, real* gates, Py_ssize_t i, const Band* band,
 ) noexcept nogil:
-    """Where the i-th step of the walk begins a chunk, the input's part of the chunk's gates."""
+    """If the i-th step of the walk begins a chunk of several steps, compute x's part of all its gates."""
     cdef Py_ssize_t low = chunk_start(s, i)
     cdef Py_ssize_t high = s.rows.T - i if s.reverse else min(i + s.chunk, s.rows.T)
     cdef const Py_ssize_t* offsets = band.offsets
@@ -565,11 +577,14 @@ cdef inline void gate_rows(
     const Sequence* s, const Step* step, const Group* group, Py_ssize_t low, Py_ssize_t high,
     const real* hidden, Py_ssize_t hidden_row, real* gates, Ahead ahead,
 ) noexcept nogil:
-    """A group's gates of rows low .. high-1 of a step, from x and, unless NULL, from `hidden`, at row low's."""
+    """A group's gates of rows low .. high-1 of a step, from x and from `hidden`.
+
+    `hidden` points at the state of row low; NULL leaves out its product.
+    """
     cdef Term terms[2]
     cdef Py_ssize_t count = 0
     cdef real* c = gates + (step.gate + low) * s.width + group.begin
-    cdef const real* start = c           # the input's part is there already, or
+    cdef const real* start = c           # in a chunk of several steps, x's part is there already
     cdef Py_ssize_t start_row = s.width
     cdef const Py_ssize_t* ids = NULL
     if s.tokens:
@@ -587,7 +602,7 @@ cdef inline void gate_rows(
 cdef inline const real* unless_zero(
     const Sequence* s, Py_ssize_t rows, const real* h, Py_ssize_t h_row,
 ) noexcept nogil:
-    """h, or NULL where its rows are all zero, as initial states mostly are: so are their products then."""
+    """h, or NULL if all of its rows are zero, as initial states mostly are: then the product is left out."""
     cdef Py_ssize_t n, j
     cdef int found = 0
     for n in range(rows):
@@ -602,19 +617,22 @@ cdef inline void gate_product(
     const Sequence* s, const Step* step, const Group* group, const real* before, const real* initial, Py_ssize_t row,
     real* gates, Ahead ahead,
 ) noexcept nogil:
-    """A group's gates of all rows of a step, from x and from the states of rows low .. and going .. ."""
+    """A group's gates of all rows of a step.
+
+    Rows low .. going-1 continue from `before`, rows going .. high-1 from `initial`; each points at its first row.
+    """
     gate_rows(s, step, group, step.low, step.going, before, row, gates, ahead)
     gate_rows(s, step, group, step.going, step.high, unless_zero(s, step.high - step.going, initial, row), row, gates,
               Ahead(NULL, 0, ahead.back))
 
 
 cdef inline Ahead back_or_forth(const Sequence* s, Py_ssize_t i) noexcept nogil:
-    """Nothing is wanted, but steps take turns with the order of panels."""
+    """Nothing to prefetch; every other step takes the panels backwards."""
     return Ahead(NULL, 0, (s.steps + i) & 1)
 
 
 cdef inline void count_steps(void* plan) noexcept nogil:
-    """So that the next sequence, as short as a step of a stream, goes on with these turns."""
+    """Count the steps, so that the next sequence, perhaps one step of a stream, continues to alternate the order."""
     cdef Sequence* s = <Sequence*>plan
     s.steps += s.rows.T
 
@@ -622,8 +640,10 @@ cdef inline void count_steps(void* plan) noexcept nogil:
 cdef inline Ahead gates_ahead(
     const Sequence* s, Py_ssize_t i, const Band* band, real* gates,
 ) noexcept nogil:
-    """The gates of the walk's i-th step, if there is one. They lie before those of the step now, or so much behind that
-    no hardware looks ahead to them. In inference they stay in the cache anyway, and few rows are few lines.
+    """The gates of the walk's i-th step, if there is one, to be prefetched in a product of the step before it.
+
+    They lie where no hardware prefetches: before the present gates, or far behind them. In inference the gates stay in
+    the cache anyway, and those of few rows are few cache lines.
     """
     cdef Step step
     if not s.training or band.last - band.first < ROWS or i < 0 or i >= s.rows.T:
@@ -633,7 +653,7 @@ cdef inline Ahead gates_ahead(
 
 
 cdef inline Py_ssize_t handed_on(const Sequence* s, const Step* step) noexcept nogil:
-    """Rows below this hand their gradient on; nobody may ask for that of the initial state."""
+    """Rows below this pass dz on to dh. The rest came from an initial state whose gradient is not wanted."""
     return step.going if s.states[0].d_initial is NULL else step.high
 
 
@@ -641,7 +661,7 @@ cdef inline void hidden_gradient(
     const Sequence* s, const Group* group, Py_ssize_t low, Py_ssize_t high, const real* dz, Py_ssize_t dz_row, real* dh,
     Ahead ahead,
 ) noexcept nogil:
-    """dh += dz @ weight_hh for rows low .. high-1; dz points at row low's of the group, dh at row 0's.
+    """dh += dz @ weight_hh for rows low .. high-1, where dz points at the group's columns of row low, and dh at row 0.
 
     Padding stays zero.
     """
@@ -651,7 +671,7 @@ cdef inline void hidden_gradient(
 
 
 cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t begin, Py_ssize_t count) noexcept nogil:
-    """dx = dz @ weight_ih for some packed rows, or added to what the other direction gives."""
+    """dx = dz @ weight_ih for `count` packed rows from `begin` on, or dx += if the other direction has written dx."""
     cdef Py_ssize_t depth = rows_of_groups(s.G, s.H, s.stride)
     cdef Term term = term_of(depth, dz + begin * s.width, s.width, &s.input_back)
     cdef real* dx = <real*>s.dx + begin * s.dx_row
@@ -660,7 +680,7 @@ cdef inline void input_gradient(const Sequence* s, const real* dz, Py_ssize_t be
 
 
 cdef inline void step_input_gradient(const Sequence* s, const Step* step, const real* dz) noexcept nogil:
-    """dx of a step, whose dz is still in the cache."""
+    """dx of a step whose dz is still in the cache."""
     if s.dx is not NULL and s.chunk == 1:
         input_gradient(s, dz, step.row + step.low, step.high - step.low)
 
@@ -668,7 +688,7 @@ cdef inline void step_input_gradient(const Sequence* s, const Step* step, const 
 cdef inline void late_input_gradient(
     const Sequence* s, const real* dz, const Band* band,
 ) noexcept nogil:
-    """dx of all steps, where each has so few rows that they gain from one product."""
+    """dx of all steps in one product, which is faster where each step has few rows."""
     cdef Py_ssize_t begin, count
     if s.dx is not NULL and s.chunk > 1:
         count = span(&s.rows, False, 0, band, &begin)
@@ -676,34 +696,35 @@ cdef inline void late_input_gradient(
 
 
 # ---------------------------------------------------------------------------------------------
-# Weight gradients: sums over all steps. They go by blocks of packed rows, so that dz of a block comes into the cache
-# once for all of them.
+# Weight gradients: sums over all steps. They are added block by block of packed rows, so that dz of a block is loaded
+# into the cache once for all of them.
 
 cdef inline real* scratch_of(const Sequence* s, const Portion* portion, real* kind) noexcept nogil:
     return <real*>s.scratch + portion.thread * s.scratch_size
 
 
 cdef inline real* sums_of(void* sums, Py_ssize_t size, const Portion* portion, real* kind) noexcept nogil:
-    """Those of a portion's half of the batch, of which each has `size`."""
+    """The sums for a portion's half of the batch; each half has `size` numbers."""
     return <real*>sums + portion.second * size
 
 
 cdef inline real* hidden_sums(const Sequence* s, const Portion* portion, real* kind) noexcept nogil:
+    """(G*H, H) d_weight_hh, or the second half's sums that gather adds to it."""
     return <real*>(s.second_hh if portion.second else s.d_weight_hh)
 
 
 cdef inline real* table_sums(const Sequence* s, const Portion* portion, real* kind) noexcept nogil:
-    """Of dz by token, or of a narrow x times dz."""
+    """(V, columns) The sums of dz by token, or (D, columns) x.T @ dz for a narrow x."""
     return sums_of(s.d_table, max(s.V, s.D) * s.columns, portion, kind)
 
 
 cdef inline bint sums_by_token(const Sequence* s) noexcept nogil:
-    """Whether a bias has fewer sums of dz by token to add up than dz themselves."""
+    """Whether a bias gradient adds up the sums of dz by token, because they are fewer than the rows of dz."""
     return s.tokens and s.V < row_count(&s.rows, False)
 
 
 cdef inline void zero_sums(const Sequence* s, const Portion* portion, real* kind) noexcept nogil:
-    """Before the first block: all but those that are gradients themselves."""
+    """Zero the sums before the first block, except those that are added to gradients directly."""
     cdef Py_ssize_t low = share(s.columns, portion.part, portion.parts)
     cdef Py_ssize_t size = share(s.columns, portion.part + 1, portion.parts) - low
     cdef Py_ssize_t V = max(s.V, s.D) if s.d_table is not NULL else 0
@@ -723,7 +744,7 @@ cdef inline void zero_sums(const Sequence* s, const Portion* portion, real* kind
 cdef inline void input_weight_gradients(
     const Sequence* s, const real* dz, const Blocks* blocks, const Portion* portion,
 ) noexcept nogil:
-    """Of a block: d_weight_ih += dz.T @ x, or the sums that become it, and the sums of dz."""
+    """Add a block: d_weight_ih += dz.T @ x (or to the sums that gather adds to it), and bias_sums += dz."""
     cdef Py_ssize_t low = share(s.columns, portion.part, portion.parts)
     cdef Py_ssize_t size = share(s.columns, portion.part + 1, portion.parts) - low
     cdef const real* x = <const real*>s.x
@@ -731,7 +752,7 @@ cdef inline void input_weight_gradients(
     cdef real* scratch = scratch_of(s, portion, sums)
     if s.tokens:
         add_rows_by_token(sums, s.columns, blocks, s.ids, dz + low, s.width, size)
-    elif s.D <= NARROW:                  # x.T @ dz: of the two, dz is read where it lies
+    elif s.D <= NARROW:                  # x.T @ dz reads dz in place, without packing
         outer_product(s.gemm, &blocks.rows[0], blocks.count, 1, s.D, s.D, size, x, s.x_row, dz + low, s.width, NULL,
                       sums, s.columns, scratch, 0, 1)
     else:
@@ -746,14 +767,14 @@ cdef inline void hidden_weight_gradients(
     const Sequence* s, const real* dz, Py_ssize_t dz_row, Py_ssize_t G, const real* h, Py_ssize_t h_row,
     const Py_ssize_t* h_rows, real* dw, const Blocks* blocks, const Portion* portion,
 ) noexcept nogil:
-    """Of a block: dw (G*H, H) += dz.T @ h, for row h_rows[m] (or m, where NULL) of h at packed row m."""
+    """Add a block: dw (G*H, H) += dz.T @ h, where packed row m takes row h_rows[m] of h, or row m if h_rows is NULL."""
     cdef Py_ssize_t begin = 0
     cdef Py_ssize_t end = blocks.count
     cdef Py_ssize_t first = blocks.count - blocks.ended if s.reverse else blocks.begun    # rows of the first step
     if first > 0 and unless_zero(
         s, portion.last - portion.first, <const real*>s.h + portion.first * s.h_row, s.h_row,
     ) is NULL:
-        if s.reverse:                    # the initial states are zero, which the first step multiplies
+        if s.reverse:                    # leave out the first step: it multiplies the initial states, which are zero
             end = blocks.ended
         else:
             begin = blocks.begun
@@ -764,7 +785,7 @@ cdef inline void hidden_weight_gradients(
 cdef inline void add_sums(
     const Sequence* s, Py_ssize_t shared, Py_ssize_t part, Py_ssize_t parts, real* kind,
 ) noexcept nogil:
-    """After the last block: add the sums to the gradients, to bias_hh's for its first gates."""
+    """After the last block, add the sums to the gradients. The first `shared` gates add the same to both biases."""
     cdef Py_ssize_t low = share(s.columns, part, parts)
     cdef Py_ssize_t size = share(s.columns, part + 1, parts) - low
     cdef real* sums = <real*>s.bias_sums + low
@@ -792,7 +813,7 @@ cdef inline void add_sums(
 cdef inline void add_units(
     const Sequence* s, const real* sums, Py_ssize_t low, Py_ssize_t high, real* to,
 ) noexcept nogil:
-    """to (G*H,) += sums (G * stride,), without the padding, for columns low .. high-1; sums points at the first."""
+    """to (G*H,) += sums (G * stride,) without padding, for columns low .. high-1; `sums` points at column low."""
     cdef Py_ssize_t g, u, first, last
     for g in range(low // s.stride, pieces(high, s.stride)):
         u = g * s.stride
@@ -802,13 +823,13 @@ cdef inline void add_units(
 
 
 cdef inline void add_transposed(const Sequence* s, const real* sums, Py_ssize_t low, Py_ssize_t size) noexcept nogil:
-    """d_weight_ih (G*H, V or D) += sums.T, from column `low` on, where sums points."""
+    """d_weight_ih (G*H, V or D) += sums.T, for `size` columns of sums from `low` on; `sums` points at column low."""
     cdef Py_ssize_t V = max(s.V, s.D)
     cdef Py_ssize_t width = lanes(<real*>sums)
     cdef real block[CHUNK * WIDEST]
     cdef real* dw
     cdef Py_ssize_t i, j, u, p, v, q, count
-    for i in range(size // width):       # a vector of columns at a time, all of one gate
+    for i in range(size // width):       # one vector of columns at a time, which belong to one gate
         j = low + i * width
         u = j % s.stride                 # its first unit
         dw = <real*>s.d_weight_ih + (j // s.stride * s.H + u) * V
