@@ -26,7 +26,10 @@ from rnncore._stage import Stage
 cdef inline void reset_forward(
     Py_ssize_t H, bint after, real* restrict z, const real* restrict h_before, real* restrict kept,
 ) noexcept nogil:
-    """z (3, H): z_r and z_u become r and u. After: z_n += r kept, where kept = W_hn h + b_hn. Before: kept = r h."""
+    """z (3, H): z_r and z_u become r and u.
+
+    Reset after the product: z_n += r kept, where kept holds W_hn h + b_hn. Reset before it: kept = r h.
+    """
     cdef real* restrict z_r = z
     cdef real* restrict z_n = z + 2 * H
     cdef Py_ssize_t j
@@ -43,7 +46,11 @@ cdef inline void reset_backward(
     Py_ssize_t H, bint after, real* restrict z, const real* restrict h_before, real* restrict kept,
     real* restrict dh, const real* restrict d_reset,
 ) noexcept nogil:
-    """z_r, the gate r, becomes its dz. After: kept becomes its own gradient. Before: d_reset is that of r h."""
+    """z_r holds the gate r, afterwards dz_r.
+
+    Reset after the product: kept becomes its own gradient. Reset before it: d_reset holds the gradient of r h, and
+    r d_reset is added to dh.
+    """
     cdef real* restrict z_r = z
     cdef real* restrict dz_n = z + 2 * H
     cdef Py_ssize_t j
@@ -65,7 +72,7 @@ cdef inline void reset_backward(
 cdef inline void update_forward(
     Py_ssize_t H, real* restrict z, const real* restrict h_before, real* restrict h,
 ) noexcept nogil:
-    """z_u holds u; z_n becomes n."""
+    """z (3, H): z_u holds u; z_n becomes n."""
     cdef real* restrict u = z + H
     cdef real* restrict z_n = z + 2 * H
     cdef Py_ssize_t j
@@ -77,7 +84,7 @@ cdef inline void update_forward(
 cdef inline void update_backward(
     Py_ssize_t H, real* restrict z, const real* restrict h_before, real* restrict dh,
 ) noexcept nogil:
-    """u and n become their dz; dh becomes what goes straight on to h_before."""
+    """z_u and z_n hold u and n, afterwards dz_u and dz_n; dh becomes u dh, which flows directly to h_before."""
     cdef real* restrict z_u = z + H
     cdef real* restrict z_n = z + 2 * H
     cdef Py_ssize_t j
@@ -93,7 +100,7 @@ cdef inline void update_backward(
 cdef inline void kept_product(
     const Sequence* s, Py_ssize_t rows, const real* h, real* kept, Ahead ahead,
 ) noexcept nogil:
-    """kept = W_hn h + b_hn, without the product where h is NULL"""
+    """kept = W_hn h + b_hn; an h of NULL stands for zeros."""
     cdef Term hidden = term_of(s.H, h, s.h_row, &s.groups[1].hidden)
     team_product(s, rows, s.stride, <const real*>s.bias_n, 0, NULL, &hidden, h is not NULL, kept, s.stride,
                  ahead)
@@ -115,7 +122,7 @@ cdef void sequence_forward(Sequence* s, real* gates, const Band* band) noexcept 
         going = h + (step.h_before + step.low) * s.h_row
         initial = h + (step.h_start + step.going) * s.h_row
         input_product(s, gates, i, band)
-        z = gates + step.gate * s.width         # of row 0, like k
+        z = gates + step.gate * s.width         # z and k point at row 0
         k = kept + step.kept * s.stride
         gate_product(s, &step, &s.groups[0], going, initial, s.h_row, gates,
                      gates_ahead(s, i + 1, band, gates))

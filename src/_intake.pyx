@@ -1,4 +1,7 @@
-"""Takes a caller's batch into the packed layout, and looks at its values on the way."""
+"""Packs a caller's batch, and checks its values on the way.
+
+Dimensions: N sequences, T steps.
+"""
 
 import numpy as np
 
@@ -8,7 +11,7 @@ from libc.string cimport memcpy, strcmp
 from _plan cimport Rows, address, packed_rows, row_count
 
 cdef enum:
-    LITTLE = 1 << 14             # bytes
+    LITTLE = 1 << 14             # Bytes; packing fewer takes less time than releasing the GIL for other threads.
 
 ctypedef fused number:
     float
@@ -35,7 +38,7 @@ cdef class Intake:
     rows : Rows
     out : ndarray
     bounds : pair of float, optional
-        Where the values must lie; if not given, they are not looked at.
+        Lowest and highest allowed value; if not given, values are not checked.
     last : bool
     """
 
@@ -67,11 +70,11 @@ cdef class Intake:
             self.low, self.high = bounds
 
     def take(self, x):
-        """Pack x, where T = 1 also (N, ...); return whether all values of its valid steps lie within the bounds."""
+        """Pack x, (N, T, ...) or for T = 1 (N, ...); return whether all values of valid steps are within the bounds."""
         cdef Py_buffer view
         if not self.acquire(x, &view):
             self.acquire(np.array(x, self.dtype, order="C"), &view)
-        if view.len < LITTLE:                # sooner done than others would be let in
+        if view.len < LITTLE:
             self.pack(<const char*>view.buf)
         else:
             with nogil:
@@ -92,7 +95,7 @@ cdef class Intake:
         return fits and (not self.checked or self.look())
 
     cdef bint acquire(self, object x, Py_buffer* view) except -1:
-        """Get at the data of x, unless it has another dtype or is not contiguous."""
+        """Get a view of x's data; return False if x has another dtype or is not contiguous."""
         try:
             PyObject_GetBuffer(x, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
         except (BufferError, TypeError, ValueError):
@@ -127,7 +130,7 @@ cdef class Intake:
 
 
 cdef inline void copy(char* to, const char* source, Py_ssize_t size) noexcept nogil:
-    """Rows are often a number or two: a call of memcpy would take longer."""
+    """Copy `size` bytes. Rows often have one or two numbers, and a call of memcpy would take longer than a loop."""
     cdef Py_ssize_t j
     if size <= 16:
         for j in range(size // 4):

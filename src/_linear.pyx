@@ -1,4 +1,8 @@
-"""Stages without a memory: linear maps, embeddings, dropout."""
+"""Stages without a memory: linear maps, embeddings, dropout, and joined final states.
+
+Dimensions: N sequences, T steps, M valid steps of the whole batch, R rows of a stage (N if `last`, else M), I input
+width, O output width, V vocabulary, H hidden size.
+"""
 
 from _gemm cimport (
     Ahead, Gemm, Term, Weights, copy_bytes, fill_bytes, gemm_of, lanes, outer_product, pack, pack_transposed, product,
@@ -16,25 +20,25 @@ cdef struct Dense:
     CStage stage
     const Gemm* gemm
     Rows rows
-    bint last                    # R = N, one row for each sequence; else M
-    Py_ssize_t I, O              # width of x and of y
-    Py_ssize_t whole             # columns of y that are one product; a single one beyond whole vectors is dot products
-    const void* x                # (R, I), or NULL where ids (R,) are given
-    const Py_ssize_t* ids
-    void* dx                     # NULL where nobody asks
+    bint last                    # Whether R = N, one row for each sequence; otherwise R = M.
+    Py_ssize_t I, O
+    Py_ssize_t whole             # Columns of y from the product; a single column beyond whole vectors is dot products.
+    const void* x                # (R, I) The input; the weights' gradient needs it.
+    const Py_ssize_t* ids        # (R,) An embedding's input.
+    void* dx                     # (R, I), or NULL if it is not wanted.
     void* y                      # (R, O)
-    const void* dy
-    Py_ssize_t x_row, dx_row, y_row, dy_row
-    const void* weight           # (O, I); an embedding's (V, O); dropout's mask (R, O)
-    void* zeros                  # as many as y or x has columns
-    const void* bias             # (O,); the zeros where there is none
-    void* d_weight
-    void* d_bias
-    Weights forth                # (I, O)  x -> y
-    Weights back                 # (O, I)  dy -> dx
-    void* sums                   # (O,)    of dy, where the stage is halved for each half of the batch
-    void* second                 # (O, I)  d_weight of the second half
-    void* scratch                # blocks of the weight gradient, one for each thread
+    const void* dy               # (R, O)
+    Py_ssize_t x_row, dx_row, y_row, dy_row      # Numbers from row to row.
+    const void* weight           # (O, I); an embedding's is (V, O); dropout has its mask (R, O) here.
+    void* zeros                  # (max(I, O),)
+    const void* bias             # (O,); points at `zeros` where there is none.
+    void* d_weight               # (O, I), or (V, O)
+    void* d_bias                 # (O,) or NULL.
+    Weights forth                # (I, whole)  x -> y
+    Weights back                 # (O, I)      dy -> dx
+    void* sums                   # (O,) The sum of dy; where the stage is halved, one for each half of the batch.
+    void* second                 # (O, I) d_weight of the second half of the batch.
+    void* scratch                # Blocks of the weight gradient; each thread has scratch_size numbers.
     Py_ssize_t scratch_size
 
 
@@ -96,7 +100,7 @@ cdef void linear_backward(Dense* s, real* y, const Band* band) noexcept nogil:
 
 
 cdef void linear_accumulate(Dense* s, real* y, const Portion* portion) noexcept nogil:
-    """dW += dy^T x; the sums of dy"""
+    """dW += dy^T x, and sums = the sum of dy"""
     cdef Py_ssize_t low = share(s.O, portion.part, portion.parts)
     cdef Py_ssize_t size = share(s.O, portion.part + 1, portion.parts) - low
     cdef const real* dy = <const real*>s.dy
@@ -116,7 +120,7 @@ cdef void linear_accumulate(Dense* s, real* y, const Portion* portion) noexcept 
 
 
 cdef void linear_gather(Dense* s, real* y, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """db += the sums of dy; and all of the second half"""
+    """db += the sum of dy, and dW += the second half's sum"""
     cdef Py_ssize_t half
     if s.stage.halved:
         add_share(s.d_weight, s.second, s.O * s.I, part, parts, y)
@@ -143,7 +147,7 @@ class Linear(Stage):
             s.bias = s.zeros
         s.scratch_size = scratch_size(s.I, <float*>NULL) if single else scratch_size(s.I, <double*>NULL)
         s.whole = s.O - (s.O % (lanes(<float*>NULL) if single else lanes(<double*>NULL)) == 1)
-        # all rows are multiplied at once
+        # all steps are one product, so this counts as one step of that many rows
         room_for(keep, &s.forth, s.I, s.whole, len(y.value), 1, s.d_weight is not NULL, x.bounded, single)
         room_for(keep, &s.back, s.O, s.I, len(y.value), 1, s.d_weight is not NULL, True, single)
         if s.d_weight is not NULL:
@@ -253,9 +257,9 @@ class Dropout(Stage):
 cdef struct Part:
     CStage stage
     Rows rows
-    Py_ssize_t count, H
-    void* parts[2]
-    void* d_parts[2]
+    Py_ssize_t count, H          # The number of arrays, and the width of each.
+    void* parts[2]               # (N, H) each
+    void* d_parts[2]             # (N, H) each
     void* y                      # (N, count * H)
     const void* dy
 

@@ -1,4 +1,7 @@
-"""Output activations and losses, in forms that neither overflow nor cancel."""
+"""Output activations and losses, in forms that neither overflow nor cancel.
+
+Dimensions: N sequences, M valid steps of the whole batch, R rows of a stage (N if `last`, else M), O output size.
+"""
 
 import numpy as np
 
@@ -14,7 +17,7 @@ from _plan cimport (
 from rnncore._stage import Stage
 
 cdef enum:
-    LOGS = 8                     # sums of exponentials whose logarithms are taken as one, that of their product
+    LOGS = 8                     # Sums of exponentials per logarithm, which is taken of their product.
 
 cdef enum:
     SIGMOID
@@ -32,18 +35,18 @@ LOSSES = {"mse": MSE, "half_mse": HALF_MSE, "bce": BCE, "cross_entropy": CROSS_E
 cdef struct Output:
     CStage stage
     Rows rows
-    bint last                    # R = N, one row for each sequence; else M
-    bint mean
-    int kind
+    bint last                    # Whether R = N, one row for each sequence; otherwise R = M.
+    bint mean                    # Whether the loss is a mean over elements; otherwise it is their sum.
+    int kind                     # Which activation or loss.
     Py_ssize_t O
-    const void* x                # (R, O)  logits or predictions
-    void* dx
-    void* y                      # (R, O)  of an activation; of cross-entropy e, which becomes dx if someone asks
-    const void* dy
-    const void* target           # (R, O), or (R,) classes
-    double* terms                # (R,)    the loss of each row; for cross-entropy without log(sums)
-    double* sums                 # (R,)    its sums of exponentials, which lie in y
-    double* value                # (1,)
+    const void* x                # (R, O) Logits, or the predictions of a loss on predictions.
+    void* dx                     # (R, O) or NULL.
+    void* y                      # (R, O) An activation's output; cross-entropy's e = exp(x - max x), in dx unless NULL.
+    const void* dy               # (R, O) The gradient of an activation's output.
+    const void* target           # (R, O), or classes (R,)
+    double* terms                # (R,) The loss of each row; for cross-entropy without log(sums).
+    double* sums                 # (R,) For cross-entropy the sum of e over each row, which backward divides by.
+    double* value                # (1,) The loss.
 
 
 cdef Output* bind(list keep, object rows, object x, bint last) except NULL:
@@ -62,7 +65,7 @@ cdef Output* bind(list keep, object rows, object x, bint last) except NULL:
 # Rows
 
 cdef inline void keep_larger(const Py_ssize_t half, real* lanes) noexcept nogil:
-    """Of two halves: all at once takes less time than one after another."""
+    """lanes (half,) = the larger of both halves: folding by halves takes less time than going lane by lane."""
     cdef Py_ssize_t j
     for j in range(half):
         lanes[j] = lanes[half + j] if lanes[half + j] > lanes[j] else lanes[j]
@@ -157,7 +160,7 @@ class Activation(Stage):
 
 
 # ---------------------------------------------------------------------------------------------
-# Losses: the terms of a row are summed in double, and the rows in their order
+# Losses. The terms of a row are summed in double precision, and then the rows in a fixed order.
 
 cdef inline double squared_error(Py_ssize_t O, const real* p, const real* t) noexcept nogil:
     cdef double sum_ = 0
@@ -181,7 +184,7 @@ cdef inline double binary_cross_entropy(Py_ssize_t O, const real* p, const real*
 cdef inline double loss_forward(
     int kind, Py_ssize_t O, const real* p, const real* t, Py_ssize_t class_, real* e, double* sum_e,
 ) noexcept nogil:
-    """The loss of one row. Cross-entropy leaves exp(p - max p) in e, their sum in sum_e, its logarithm to add_up."""
+    """The loss of one row. For cross-entropy, e = exp(p - max p) and sum_e is their sum; add_up adds its logarithm."""
     cdef real top
     if kind == MSE:
         return squared_error(O, p, t)
@@ -199,7 +202,7 @@ cdef inline void loss_backward(
     int kind, Py_ssize_t O, const real* restrict p, const real* restrict t, Py_ssize_t class_, double sum_e,
     real weight, real* restrict dp,
 ) noexcept nogil:
-    """Of cross-entropy, dp holds e so far."""
+    """dp = weight times the gradient of a row's loss. For cross-entropy, dp holds e at first."""
     cdef Py_ssize_t j
     cdef real factor
     if kind == MSE:
@@ -234,7 +237,10 @@ cdef void rows_forward(Output* s, real* _, const Band* band) noexcept nogil:
 
 
 cdef inline bint not_in_phase(const Output* s, Py_ssize_t m, const Band* band, Py_ssize_t* t) noexcept nogil:
-    """Whether row m's loss is left to another backward pass; t is the step of the row before, then of this one."""
+    """Whether the loss of packed row m belongs to another backward pass (see Rows.truncate).
+
+    t is the step of an earlier row of the band, and becomes the step of row m.
+    """
     cdef Py_ssize_t k = s.rows.horizon[0]
     if k <= 1 or s.last:
         return False
@@ -258,7 +264,7 @@ cdef void rows_backward(Output* s, real* dx, const Band* band) noexcept nogil:
 
 
 cdef double loss_weight(const Output* s) noexcept nogil:
-    """The factor of each term: one over their number for a mean."""
+    """The factor of each term: for a mean, one over the number of terms."""
     cdef Py_ssize_t R = row_count(&s.rows, s.last)
     if not s.mean:
         return 1.0
@@ -266,7 +272,7 @@ cdef double loss_weight(const Output* s) noexcept nogil:
 
 
 cdef void add_up(void* plan) noexcept nogil:
-    """The rows' losses in their order: once every row is there."""
+    """Sum up the losses of all rows in a fixed order, after every row's forward pass."""
     cdef const Output* s = <const Output*>plan
     cdef double sum_ = 0
     cdef Blocks blocks

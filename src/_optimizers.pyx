@@ -1,7 +1,7 @@
 """Update rules on one flat parameter, changed in place, as in PyTorch.
 
-A rule reads its hyperparameters from `settings`, float64: the learning rate, the number of this
-update, counting from 1, and then what its class says.
+A rule reads its hyperparameters from `settings`, float64. settings[0] is the learning rate, and settings[1] is the
+number of this update, counted from 1. The others are those of the rule's class in rnncore.optimizers.
 """
 
 from libc.math cimport sqrt
@@ -13,15 +13,15 @@ from _plan cimport Rule as CRule, address, buffer, rule_capsule
 from rnncore._stage import Rule
 
 cdef enum:
-    CHAINS = 2 * FLOATS          # four vectors of doubles
+    CHAINS = 2 * FLOATS          # Sums in a chain each: four vectors of doubles, which keep the multiply-adds busy.
 
 cdef struct Update:
     CRule rule
     bint single
     const double* settings
-    void* p                      # the parameter
-    const void* grad
-    void* slots[3]               # what the rule remembers of earlier gradients; NULL where unused
+    void* p                      # (size,) The parameter.
+    const void* grad             # (size,) Its gradient.
+    void* slots[3]               # (size,) each: what the rule keeps of earlier gradients; NULL where unused.
 
 
 cdef inline void sgd_plain(
@@ -48,7 +48,7 @@ cdef inline void sgd(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) noexc
     cdef const double* settings = s.settings
     cdef real* memory = <real*>s.slots[0]
     cdef real lr = <real>settings[0]
-    cdef bint first = settings[1] == 1      # the buffer begins with the whole gradient, undampened
+    cdef bint first = settings[1] == 1      # the first gradient goes into the buffer without dampening
     if memory is NULL:
         sgd_plain(end - begin, p + begin, <const real*>s.grad + begin, lr, <real>settings[4])
     else:
@@ -79,7 +79,7 @@ cdef inline void rmsprop_update(
     Py_ssize_t size, real* restrict p, const real* restrict grad, real* restrict square_avg, real* memory,
     real* grad_avg, real lr, real alpha, real fresh, real eps, real momentum, real weight_decay,
 ) noexcept nogil:
-    """fresh = 1 - alpha comes from double: of float32's alpha, the difference would be off by 1e-6."""
+    """fresh = 1 - alpha is computed in double: from a float32 alpha, the difference would be off by 1e-6."""
     cdef Py_ssize_t j
     cdef real g, variance, update
     for j in range(size):
@@ -112,7 +112,7 @@ cdef inline void adam_update(
     Py_ssize_t size, real* restrict p, const real* restrict grad, real* restrict exp_avg, real* restrict exp_avg_sq,
     real rate, real fresh1, real beta2, real fresh2, real eps, real shrink, real weight_decay, real correction,
 ) noexcept nogil:
-    """fresh1 = 1 - beta1 and fresh2 come from double: of float32's 0.999, the difference is off by 1e-5."""
+    """fresh1 = 1 - beta1 and fresh2 = 1 - beta2 are computed in double: from a float32 0.999 they are off by 1e-5."""
     cdef Py_ssize_t j
     cdef real g
     for j in range(size):
@@ -137,7 +137,7 @@ cdef inline void adam(Update* s, real* p, Py_ssize_t begin, Py_ssize_t end) noex
 
 
 cdef inline double squares(Py_ssize_t size, const real* restrict grad) noexcept nogil:
-    """Sums in as many chains as keep the multiply-adds busy, added up in order: fast, and always the same."""
+    """The sum of squares, in CHAINS sums that are added in a fixed order: fast, and always the same bits."""
     cdef double chains[CHAINS]
     cdef double total = 0
     cdef Py_ssize_t i, j
@@ -192,7 +192,7 @@ ctypedef void (*Function)(void* plan, Py_ssize_t begin, Py_ssize_t end) noexcept
 
 
 cdef object bind(object variable, tuple slots, object settings, Function update):
-    """Return the capsule of a rule, and what keeps it alive."""
+    """Return the capsule of a rule, and a list that keeps its memory alive."""
     cdef list keep = [variable, slots, settings]
     cdef Update* s
     buffer(keep, sizeof(Update), <void**>&s)

@@ -53,7 +53,7 @@ cdef inline void cell_backward(
     int activation, Py_ssize_t H, const real* restrict h, const real* restrict z, real slope,
     real* restrict dh, real* restrict dz,
 ) noexcept nogil:
-    """dz = f'(z) dh, from the outputs where they tell it; dh becomes zero."""
+    """dz = f'(z) dh, where f'(z) is computed from h, or for PReLU from z; dh becomes zero."""
     cdef Py_ssize_t j
     if activation == TANH:
         for j in range(H):
@@ -63,7 +63,7 @@ cdef inline void cell_backward(
             dz[j] = dh[j] * (h[j] * (<real>1 - h[j]))
     elif activation == RELU:
         for j in range(H):
-            dz[j] = <real>0 if h[j] <= 0 else dh[j]      # this way round NaN is not taken for a negative number
+            dz[j] = <real>0 if h[j] <= 0 else dh[j]      # this comparison is false for NaN, which passes on
     elif activation == PRELU:
         for j in range(H):
             dz[j] = dh[j] if z[j] > 0 else slope * dh[j]
@@ -75,7 +75,7 @@ cdef inline void cell_backward(
 
 
 cdef inline double slope_term(Py_ssize_t H, const real* z, const real* dh) noexcept nogil:
-    """A row's share of the gradient of PReLU's slope, in double: terms of both signs cancel."""
+    """What a row adds to the gradient of PReLU's slope, in double because terms of both signs cancel."""
     cdef double total = 0
     cdef Py_ssize_t j
     for j in range(H):
