@@ -1,14 +1,19 @@
-"""Matrix products with packed weights.
+"""Matrix products c (M, N) = start + a (M, K) @ weights (K, N), and weight gradients c (M, N) += a (K, M).T @ b (K, N).
 
-The right operand is packed into panels of some columns, k after k, so that a tile of ROWS rows of
-them lives in registers while k runs. Tile sizes are constants of the instruction-set level.
-Every element of a result is one chain of multiply-adds over k in rising order, continued from
-what the result held before, whatever the tile: so a row gives the same bits in any batch. Where a level has tile
-registers, many weights are packed as digits instead, and large weight gradients are found by them (_digits.pxd).
+The weights are packed into panels of some columns. A tile is ROWS rows of c by one panel; its sums stay in registers
+while k runs. Tile sizes are constants of the instruction-set level. Every element of c is one chain of multiply-adds
+over k in rising order, which continues from `start`, in any tile: so a row gives the same bits in any batch. Where a
+level has tile registers, many weights are packed as digits instead, and large weight gradients are computed with
+digits (_digits.pxd).
 
-    panels   [panel][k][column], VECTORS vectors of columns each, the last one as many as are left,
-             padded with zeros; but where three and one would be last, it is two and two, since a tile
-             of one vector cannot keep the multiply-adds busy
+A panel has VECTORS vectors of columns; the last has the vectors that are left, and is padded with zeros. If three
+vectors and then one would come last, two panels of two come instead, since a tile of one vector cannot keep the
+multiply-adds busy. With VECTORS = 3, seven vectors A .. G of columns are these panels, stored one after another:
+
+    panel 0        panel 1     panel 2
+    k = 0  A B C   k = 0  D E  k = 0  F G
+    k = 1  A B C   k = 1  D E  k = 1  F G
+    ...            ...         ...
 """
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
@@ -31,8 +36,8 @@ cdef extern from *:
     enum { RNN_BYTES = 16, RNN_ROWS = 4, RNN_VECTORS = 2 };     /* 8 sums + 2 + 1 and products in 16 registers */
     #endif
 
-    /* Tiles of v4 use up panels faster than the second cache gives them: what all rows use must lie in the nearest
-       one. And its CPUs look so far ahead that to ask for tiles of c only costs them. */
+    /* v4's tiles read panels faster than the second cache delivers, so the part of a panel that all rows use must fit
+       in the nearest cache. And v4's CPUs look so far ahead that prefetching tiles of c only costs time. */
     #if defined(__AVX512F__)
     enum { RNN_DEPTH = 128, RNN_IN_PARTS = 1, RNN_ASKS = 0 };
     #else
@@ -50,7 +55,7 @@ cdef extern from *:
     #define rnn_prefetch_far(place) ((void)(place))
     #endif
 
-    /* Blocks of a transposition, to[k][q] = w[q][k], that go through registers of 16 bytes. */
+    /* A block of a transposition, to[k][q] = w[q][k], in registers of 16 bytes. */
     #if defined(__has_builtin)
     #if __has_builtin(__builtin_shufflevector)
     #define RNN_SHUFFLES
@@ -82,19 +87,20 @@ cdef extern from *:
     #endif
     """
     enum:
-        ROWS "RNN_ROWS"
-        VECTORS "RNN_VECTORS"
-        NARROW_VECTORS "(RNN_VECTORS == 3 ? 2 : 1)"     # of a last panel that few rows do together with whole ones
-        DEPTH "RNN_DEPTH"           # steps of k whose panels stay in the nearest cache
-        IN_PARTS "RNN_IN_PARTS"     # whether panels are always taken in parts of so many steps, or only large ones
-        ASKS "RNN_ASKS"             # whether tiles of c are asked for ahead
-        FLOATS "(RNN_BYTES / 4)"
-        DOUBLES "(RNN_BYTES / 8)"
-        BLOCK_FLOATS "RNN_BLOCK_FLOATS"
+        ROWS "RNN_ROWS"             # Rows of a tile.
+        VECTORS "RNN_VECTORS"       # Vectors of columns in a panel.
+        # Vectors of a narrow last panel, which few rows can take together with whole panels.
+        NARROW_VECTORS "(RNN_VECTORS == 3 ? 2 : 1)"
+        DEPTH "RNN_DEPTH"           # Steps of k whose part of a panel stays in the nearest cache.
+        IN_PARTS "RNN_IN_PARTS"     # Whether all panels are taken in parts of DEPTH steps, rather than large ones only.
+        ASKS "RNN_ASKS"             # Whether the next tile of c is prefetched.
+        FLOATS "(RNN_BYTES / 4)"    # Floats in a vector register.
+        DOUBLES "(RNN_BYTES / 8)"   # Doubles in a vector register.
+        BLOCK_FLOATS "RNN_BLOCK_FLOATS"         # Rows and columns of a block of a transposition.
         BLOCK_DOUBLES "RNN_BLOCK_DOUBLES"
     void copy_bytes "memcpy"(void* to, const void* source, size_t size) noexcept nogil
     void fill_bytes "memset"(void* to, int value, size_t size) noexcept nogil
-    void prefetch "rnn_prefetch"(const void* place) noexcept nogil              # to write there: no other core keeps it
+    void prefetch "rnn_prefetch"(const void* place) noexcept nogil              # in order to write there
     void prefetch_near "rnn_prefetch_near"(const void* place) noexcept nogil
     void prefetch_far "rnn_prefetch_far"(const void* place) noexcept nogil      # not into the nearest cache
     void block_f "rnn_block_f"(float* to, Py_ssize_t step, const float* w, Py_ssize_t w_row) noexcept nogil
@@ -102,10 +108,10 @@ cdef extern from *:
 
 
 cdef enum:
-    BAND = 64                    # rows that are taken on before the next ones: they stay in the cache
-    # A block of a weight gradient, of DEPTH steps of k, or BLOCK_ROWS if by digits:
-    COLUMNS = 512                # columns of b
-    STRIP = 4 * ROWS             # columns of a: some cache lines of each row
+    BAND = 64                    # Rows that go through all panels, or steps, together, so that they stay in the cache.
+    # A weight gradient is computed in blocks of DEPTH steps of k (of BLOCK_ROWS with digits).
+    COLUMNS = 512                # Columns of b in a block.
+    STRIP = 4 * ROWS             # Columns of a in a block: a few cache lines of each row.
 
 
 cdef inline Py_ssize_t lanes(real* kind) noexcept nogil:
@@ -125,13 +131,13 @@ cdef inline Py_ssize_t panel_count(Py_ssize_t N, real* kind) noexcept nogil:
 
 
 cdef inline bint two_and_two(Py_ssize_t N, real* kind) noexcept nogil:
-    """Whether the last two panels of N columns are of two vectors."""
+    """Whether the last two panels of N columns have two vectors each."""
     cdef Py_ssize_t vectors = pieces(N, lanes(kind))
     return VECTORS == 3 and vectors > 3 and vectors % 3 == 1
 
 
 cdef inline Py_ssize_t panel_begin(Py_ssize_t p, Py_ssize_t N, real* kind) noexcept nogil:
-    """The column that panel p begins with; behind the last one all columns, padded."""
+    """The first column of panel p; for p = panel_count, the padded number of columns."""
     cdef Py_ssize_t begin = p * panel_width(kind)
     if two_and_two(N, kind) and p == panel_count(N, kind) - 1:
         begin -= lanes(kind)
@@ -149,34 +155,37 @@ cdef inline Py_ssize_t panels_size(Py_ssize_t K, Py_ssize_t N, real* kind) noexc
 
 
 cdef inline Py_ssize_t scratch_size(Py_ssize_t N, real* kind) noexcept nogil:
-    """Numbers that one thread needs for its blocks of a and b."""
+    """Numbers that one thread needs for its packed blocks of a and b."""
     cdef Py_ssize_t columns = min(N, <Py_ssize_t>COLUMNS)
     cdef Py_ssize_t size = DEPTH * (STRIP + padded(columns, kind))
     return max(size, digits_size(BLOCK_ROWS, columns) // <Py_ssize_t>sizeof(real)) if DIGITS else size
 
 
 # ---------------------------------------------------------------------------------------------
-# Each level compiles its products once, in a module of its own; the others of the level call them
-# through this table, which travels in a capsule.
+# Each level compiles its products once, in a module of its own. The level's other modules call them through a table,
+# which is passed on in a capsule.
 
 cdef struct Term:                # a (M, K) @ weights (K, N)
     Py_ssize_t K
     const void* a
-    Py_ssize_t a_row             # numbers from row to row
-    const void* panels           # or digits
-    bint digits                  # such terms come last
+    Py_ssize_t a_row             # Numbers from row to row of a.
+    const void* panels           # The packed weights.
+    bint digits                  # Whether they are digits; such terms come last.
 
 
-cdef struct Weights:             # (K, N), packed
-    void* panels                 # or digits
-    bint digits
+cdef struct Weights:             # (K, N), packed.
+    void* panels
+    bint digits                  # Whether they are packed as digits, rather than in panels.
 
 
 cdef inline int room_for(
     list keep, Weights* weights, Py_ssize_t K, Py_ssize_t N, Py_ssize_t rows, Py_ssize_t steps, bint training,
     bint bounded, bint single,
 ) except -1:
-    """Weights (K, N) that multiply so many rows in each of some steps: if these are bounded, they may be digits."""
+    """Allocate weights (K, N) that multiply `rows` rows in each of `steps` steps.
+
+    They are digits only if that pays and if the rows are bounded: no number is much larger than the others.
+    """
     if single and bounded and digits_pay(rows, steps, K, N, training, <float*>NULL):
         weights.digits = True
         return buffer(keep, digits_size(K, N), &weights.panels)
@@ -189,7 +198,7 @@ cdef inline Term term_of(Py_ssize_t K, const void* a, Py_ssize_t a_row, const We
     return Term(K, a, a_row, weights.panels, weights.digits)
 
 
-# See product, whose arguments are these, and outer_product
+# The arguments are those of product and of outer_product below.
 ctypedef void (*Product_f)(
     Py_ssize_t M, Py_ssize_t N, const float* start, Py_ssize_t start_row, const Py_ssize_t* ids,
     const Term* terms, Py_ssize_t count, float* c, Py_ssize_t c_row,
@@ -210,33 +219,34 @@ ctypedef void (*OuterProduct_d)(
 cdef struct Gemm:
     Product_f product_f
     Product_d product_d
-    Product_f product_digits     # where the last term is one of digits
+    Product_f product_digits     # For a last term of digits.
     OuterProduct_f outer_product_f
     OuterProduct_d outer_product_d
     OuterProduct_f outer_product_digits
 
 
 cdef inline const Gemm* gemm_of(object module_name) except NULL:
-    """The products of the level that a kernel module is built for: rnncore._lstm_v4 -> rnncore._gemm_v4."""
+    """The products of a kernel module's level: rnncore._lstm_v4 uses those of rnncore._gemm_v4."""
     from importlib import import_module
     level = module_name.rpartition("_")[2]
     return <const Gemm*>PyCapsule_GetPointer(import_module(f"rnncore._gemm_{level}").capsule, "rnncore.Gemm")
 
 
-cdef struct Ahead:               # for what comes after a product:
-    const void* place            # memory that is wanted then,
-    Py_ssize_t size              # in bytes; may be zero
-    bint back                    # whether few rows take large panels from the last one back, as every other step does:
-                                 # what was used last is still in the cache then
+cdef struct Ahead:               # How a product prepares for what comes after it.
+    const void* place            # Memory that it prefetches.
+    Py_ssize_t size              # Bytes of that memory; may be zero.
+    # Whether few rows take large panels from last to first. Every other step does, so that each step begins with the
+    # panels that the step before used last, which are still in the cache.
+    bint back
 
 
 cdef inline void product(
     const Gemm* gemm, Py_ssize_t M, Py_ssize_t N, const real* start, Py_ssize_t start_row, const Py_ssize_t* ids,
     const Term* terms, Py_ssize_t count, real* c, Py_ssize_t c_row, Ahead ahead,
 ) noexcept nogil:
-    """c (M, N) = start + the sum of some terms: row i begins as row i of start, or as row ids[i] where ids is given.
+    """c (M, N) = start + the sum of `count` terms, while `ahead` is prefetched.
 
-    What lies ahead comes into the cache meanwhile.
+    Row i of c begins as row i of start, or as row ids[i] unless ids is NULL.
     """
     if real is float:
         if DIGITS and count > 0 and terms[count - 1].digits:
@@ -254,10 +264,10 @@ cdef inline void outer_product(
     const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
     real* c, Py_ssize_t c_row, real* scratch, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    """c (groups * size, N) += a (K, groups * stride).T @ b (K, N), for K <= BLOCK_ROWS of their rows.
+    """c (groups * size, N) += a (K, groups * stride).T @ b (K, N), where K <= BLOCK_ROWS.
 
-    k stands for row m = rows[k], of b for row b_rows[m] where that is given. Runs part `part` of `parts`: some tiles
-    of every group. `scratch` holds scratch_size(N) numbers.
+    Step k takes row rows[k] of a, and row b_rows[rows[k]] of b, or row rows[k] if b_rows is NULL. Part `part` of
+    `parts` computes some tiles of every group. `scratch` holds scratch_size(N) numbers.
     """
     if real is float:
         if digits_may_pay(size, N, c) and K * N >= LEAST_SUMMED:
@@ -274,7 +284,7 @@ cdef inline void outer_product(
 cdef inline Py_ssize_t tile_row(
     Py_ssize_t size, Py_ssize_t N, Py_ssize_t part, Py_ssize_t parts, real* kind,
 ) noexcept nogil:
-    """The row of a group that a part's tiles of such a product begin with."""
+    """The first row of each group in a part's tiles of an outer product."""
     cdef Py_ssize_t height = SIDE if digits_may_pay(size, N, kind) else ROWS
     return min(pieces(size, height) * part // parts * height, size)
 
@@ -282,7 +292,7 @@ cdef inline Py_ssize_t tile_row(
 cdef inline void zero_tiles(
     real* c, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t N, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    """c (groups * size, N) = 0, a part's tiles."""
+    """c (groups * size, N) = 0, for the tiles of part `part` of an outer product."""
     cdef Py_ssize_t low = tile_row(size, N, part, parts, c)
     cdef Py_ssize_t g
     for g in range(groups):
@@ -290,18 +300,18 @@ cdef inline void zero_tiles(
 
 
 # ---------------------------------------------------------------------------------------------
-# Packing. A recurrent layer's gates lie padded to whole vectors: `groups` gates of `size` units,
-# each in `stride` columns. Threads share the units. The padding of a panel is zeroed once, when its buffer is made.
+# Packing. A recurrent layer's gates are padded to whole vectors: `groups` gates of `size` units, each in `stride`
+# columns. Threads split the units. The padding of a panel is zeroed once, when its buffer is allocated.
 
 cdef inline Py_ssize_t rows_of_groups(Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride) noexcept nogil:
-    """How many rows there are of such columns, less what is padding behind the last group."""
+    """The number of padded columns of all groups, without the padding behind the last group."""
     return (groups - 1) * stride + size
 
 
 cdef inline Py_ssize_t panel_place(
     Py_ssize_t j, Py_ssize_t K, Py_ssize_t N, Py_ssize_t* step, real* kind,
 ) noexcept nogil:
-    """Where column j begins in its panel, and how far its next k is."""
+    """Return where column j at k = 0 lies in the panels, and set step[0] to the distance from k to k + 1."""
     cdef Py_ssize_t p = j // panel_width(kind)
     cdef Py_ssize_t begin
     if j >= panel_begin(p + 1, N, kind):
@@ -314,7 +324,7 @@ cdef inline Py_ssize_t panel_place(
 cdef inline void transpose(
     Py_ssize_t count, real* to, Py_ssize_t step, const real* w, Py_ssize_t w_row, Py_ssize_t K,
 ) noexcept nogil:
-    """to (K, count) = w.T, in blocks as far as they fit."""
+    """to (K, count) = w (count, K).T, in whole blocks and then number by number."""
     cdef Py_ssize_t size = BLOCK_FLOATS if real is float else BLOCK_DOUBLES
     cdef Py_ssize_t columns = count // size * size
     cdef Py_ssize_t i, k, q
@@ -337,9 +347,9 @@ cdef inline void pack_transposed(
     const Weights* weights, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride,
     Py_ssize_t K, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    """Weights (K, groups * stride) of w.T, for w (groups * size, K): a part's units of all gates.
+    """Pack w (groups * size, K).T as weights (K, groups * stride): part `part` of the units of every gate.
 
-    Vectors of columns are filled together, since they share cache lines.
+    The columns of a vector are filled together, since they share cache lines.
     """
     cdef Py_ssize_t first = share(size, part, parts)
     cdef Py_ssize_t last = share(size, part + 1, parts)
@@ -362,7 +372,7 @@ cdef inline void pack_transposed(
 
 
 cdef inline void copy_columns(real* to, const real* source, Py_ssize_t columns) noexcept nogil:
-    """A panel's part of a row: nearly always all of its columns, and then a few vectors instead of a call."""
+    """Copy a panel's part of a row. A whole panel's constant size becomes a few vector moves instead of a call."""
     cdef Py_ssize_t width = VECTORS * lanes(to)
     if columns == width:
         copy_bytes(to, source, width * sizeof(real))
@@ -374,7 +384,10 @@ cdef inline void pack(
     const Weights* weights, const real* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride,
     Py_ssize_t N, Py_ssize_t part, Py_ssize_t parts,
 ) noexcept nogil:
-    """Weights (rows_of_groups, N) of w (groups * size, N), the same units, or some columns; padding stays zero."""
+    """Pack w (groups * size, N) as weights (rows_of_groups, N): the same units, or for digits some columns.
+
+    Padding stays zero.
+    """
     cdef Py_ssize_t first = share(size, part, parts)
     cdef Py_ssize_t last = share(size, part + 1, parts)
     cdef real* panels = <real*>weights.panels
