@@ -12,30 +12,30 @@ from _math cimport pieces, real
 from _plan cimport BLOCK_ROWS
 
 # ---------------------------------------------------------------------------------------------
-# Tiles. `asks`, `rows`, `panels`, `width` and `narrow` are constants wherever these are inlined, so that the
-# sums become registers.
+# Tiles. `asks`, `rows`, `panels`, `width` and `narrow` are constants wherever these functions are inlined, so that
+# the sums become registers.
 
 cdef enum:
-    SUMS = ROWS * VECTORS        # vectors that stay in registers
-    LARGE = 2 << 20              # bytes of panels that no second cache holds: they are asked for ahead
-    NEAR = 40 << 12              # bytes over which tiles read columns: as many pages as a core finds at once
+    SUMS = ROWS * VECTORS        # Vectors of sums that stay in registers.
+    LARGE = 2 << 20              # Bytes of panels; no second cache holds more than these, so they are prefetched.
+    NEAR = 40 << 12              # Bytes of 40 pages; a core finds the pages of rows no further apart without delay.
 
 
-cdef struct Product:             # c = start + the sum of the terms; there is one or more
-    const Term* terms
-    Py_ssize_t count
-    const void* start            # row i of c begins as its row i, or where there are ids as row ids[i]
+cdef struct Product:             # c (M, N) = start + the sum of the terms.
+    const Term* terms            # (count,)
+    Py_ssize_t count             # One or more.
+    const void* start            # Row i of c begins as row i of start, or as row ids[i] unless ids is NULL.
     Py_ssize_t start_row
     const Py_ssize_t* ids
     void* c
     Py_ssize_t c_row
-    const char* ahead            # what comes next, if tiles ask for it: from here on,
-    Py_ssize_t ahead_k           # and so many bytes further for each k
-    bint back                    # few rows: whole panels from the last one back
+    const char* ahead            # The next memory to prefetch, if tiles do so.
+    Py_ssize_t ahead_k           # Bytes that `ahead` advances for each k.
+    bint back                    # Whether few rows take whole panels from last to first.
 
 
 cdef inline const void* start_of_row(const Product* product, Py_ssize_t i, Py_ssize_t j, real* kind) noexcept nogil:
-    """What row i of c begins as, from column j on."""
+    """The numbers that row i of c begins as, from column j on."""
     return <const real*>product.start + (i if product.ids is NULL else product.ids[i]) * product.start_row + j
 
 
@@ -43,11 +43,10 @@ cdef inline void multiply_add(
     const bint asks, const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t width,
     const Py_ssize_t narrow, Product* product, Py_ssize_t i, Py_ssize_t j, real* sums,
 ) noexcept nogil:
-    """The tile of c from row i and column j on.
+    """Compute the tile of c from row i and column j on: `panels` panels of `width` columns, then `narrow` panels.
 
-    Some panels of `width` columns, and behind them `narrow` ones of NARROW_VECTORS. The loops over terms and over k
-    end at their bottom (K is never 0): otherwise the compiler keeps the sums in memory for the case that nothing is
-    added.
+    Narrow panels have NARROW_VECTORS vectors. The loops over terms and over k test at their bottom (K is never 0):
+    otherwise the compiler keeps the sums in memory for the case that nothing is added.
     """
     cdef Py_ssize_t narrow_width = NARROW_VECTORS * lanes(sums)
     cdef Py_ssize_t whole = panels * width
@@ -79,7 +78,7 @@ cdef inline void multiply_add(
         a = <const real*>term.a + i * a_row
         b = <const real*>term.panels + j * K
         narrow_b = b + whole * K
-        high = a + 4 * a_row             # row 4 and on: where each row is, takes fewer registers from two pointers
+        high = a + 4 * a_row             # rows 4 and on: addressing rows from two pointers takes fewer registers
         end = a + K
         while True:
             if asks:
@@ -117,7 +116,7 @@ cdef inline void tile(
     const bint asks, const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t vectors, const Py_ssize_t narrow,
     Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
-    """multiply_add with sums of its own."""
+    """Call multiply_add with local sums."""
     cdef real sums[SUMS * FLOATS]
     multiply_add(asks, rows, panels, vectors * lanes(kind), narrow, product, i, j, sums)
 
@@ -126,7 +125,7 @@ cdef inline void tile_of(
     const bint asks, const Py_ssize_t rows, Py_ssize_t vectors, Product* product, Py_ssize_t i, Py_ssize_t j,
     real* kind,
 ) noexcept nogil:
-    """One panel of any number of vectors."""
+    """A tile of one panel, with any number of vectors."""
     if vectors == VECTORS:
         tile(asks, rows, 1, VECTORS, 0, product, i, j, kind)
     elif vectors == 1:
@@ -141,7 +140,7 @@ cdef inline void edge(
     const bint asks, const Py_ssize_t rows, Py_ssize_t columns, Product* product, Py_ssize_t i, Py_ssize_t j,
     real* kind,
 ) noexcept nogil:
-    """A panel of which only `columns` columns exist in start and c."""
+    """A tile of one panel. Only its first `columns` columns exist in start and c."""
     cdef real buffer[SUMS * FLOATS]
     cdef Term terms[2]
     cdef Product whole
@@ -176,7 +175,7 @@ cdef inline void edge(
 cdef void rest_of_rows(
     Py_ssize_t rows, Py_ssize_t columns, Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
-    """Panel j for the fewer than ROWS rows from i on."""
+    """The panel at column j for the last rows from i on, fewer than ROWS."""
     if rows == 1:
         edge(False, 1, columns, product, i, j, kind)
     elif rows == 2:
@@ -197,7 +196,7 @@ cdef inline void some_panels(
     const Py_ssize_t rows, const Py_ssize_t panels, const Py_ssize_t narrow,
     Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
-    """Whole panels from column j on and the narrow ones behind, at once if there are registers for their sums."""
+    """Whole panels from column j on and the narrow ones behind them, in one tile if registers hold all their sums."""
     if rows * (panels * VECTORS + narrow * NARROW_VECTORS) <= SUMS:
         tile(False, rows, panels, VECTORS, narrow, product, i, j, kind)
     else:
@@ -209,7 +208,7 @@ cdef inline void last_panels(
     const Py_ssize_t rows, const Py_ssize_t panels, Py_ssize_t narrow,
     Product* product, Py_ssize_t i, Py_ssize_t j, real* kind,
 ) noexcept nogil:
-    """some_panels, for any number of narrow ones."""
+    """Call some_panels for any number of narrow panels."""
     if narrow == 2 and rows * 2 * NARROW_VECTORS <= SUMS:
         some_panels(rows, panels, 2, product, i, j, kind)
     elif narrow == 1:
@@ -247,7 +246,7 @@ cdef inline void few_rows(
 
 
 cdef inline void last_rows(Py_ssize_t rows, Py_ssize_t N, Product* product, Py_ssize_t i, real* kind) noexcept nogil:
-    """The fewer than ROWS rows from i on, by themselves."""
+    """All panels for the last rows from i on, fewer than ROWS."""
     if rows == 1:
         few_rows(1, 4, N, product, i, kind)
     elif rows == 2:
@@ -265,7 +264,7 @@ cdef inline void last_rows(Py_ssize_t rows, Py_ssize_t N, Product* product, Py_s
 
 
 cdef inline void prefetch_tile(const real* c, Py_ssize_t c_row) noexcept nogil:
-    """Ask for a tile that comes next: its rows lie far apart, where no hardware looks ahead."""
+    """Prefetch the next tile of c: its rows lie too far apart for the hardware to prefetch them."""
     cdef Py_ssize_t r
     for r in range(ROWS if ASKS else 0):
         prefetch(c + r * c_row)
@@ -276,12 +275,12 @@ cdef inline void panel_of_rows(
     const bint asks, Py_ssize_t low, Py_ssize_t high, Py_ssize_t columns, Product* product, Py_ssize_t j,
     real* kind,
 ) noexcept nogil:
-    """Panel j for rows low .. high-1: whole tiles, but where panels are asked for ahead any rows."""
+    """The panel at column j for rows low .. high-1. If not `asks`, whole tiles only: other rows are left out."""
     cdef Py_ssize_t tiles = (high - low) // ROWS
     cdef Py_ssize_t q, i
     for q in range(tiles):
         i = low + q * ROWS
-        if i + ROWS < high:              # rows behind may be another thread's, which is writing them
+        if i + ROWS < high:              # another thread may be writing the rows from `high` on
             prefetch_tile(<real*>product.c + (i + ROWS) * product.c_row + j, product.c_row)
         edge(asks, ROWS, columns, product, i, j, kind)
     i = low + tiles * ROWS
@@ -293,9 +292,9 @@ cdef inline void panel_in_parts(
     const bint asks, bint large, Py_ssize_t low, Py_ssize_t high, Py_ssize_t columns, Product* product, Py_ssize_t j,
     real* kind,
 ) noexcept nogil:
-    """The same, DEPTH steps of k at a time: that much of a panel stays in the nearest cache, and so does c.
+    """panel_of_rows, DEPTH steps of k at a time: that part of a panel stays in the nearest cache, and so does c.
 
-    Where panels are large, what comes next is the next part.
+    If panels are large, the next part is what is prefetched.
     """
     cdef Term term
     cdef Product part = product[0]
@@ -325,8 +324,8 @@ cdef void multiply(
 ) noexcept nogil:
     """c (M, N) = start + the sum of the terms.
 
-    Meanwhile the next part of large panels, or else what lies `ahead`, comes into the second cache. Its places are
-    asked for one after another: many at once would hold up what the tiles wait for.
+    Meanwhile the next part of large panels, or otherwise the memory at `ahead`, is prefetched into the second cache,
+    one cache line at a time: many at once would delay the loads that the tiles wait for.
     """
     cdef Product product = Product(terms, count, start, start_row, ids, c, c_row, <const char*>ahead, 0, False)
     cdef Py_ssize_t tiled = M // ROWS * ROWS
@@ -341,7 +340,8 @@ cdef void multiply(
         K += terms[t].K
     large = K * N * <Py_ssize_t>sizeof(real) > LARGE
     product.back = back and K * N * <Py_ssize_t>sizeof(real) >= LARGE
-    # Panels that come from afar serve the last rows while they are near; otherwise these gain from several at once.
+    # The last rows go along with the other rows of a large panel, while it is near. Otherwise they are faster apart,
+    # in tiles of several panels.
     apart = not large or tiled == 0
     if ahead_size > 0 and tiled > 0:
         product.ahead_k = pieces(ahead_size, tiled // ROWS * panel_count(N, c) * K)
@@ -368,7 +368,7 @@ cdef void multiply_digits(
     const Term* terms, Py_ssize_t count, float* c, Py_ssize_t c_row, const void* ahead, Py_ssize_t ahead_size,
     bint back,
 ) noexcept nogil:
-    """multiply, where the last terms are of digits: they are added to what the others give."""
+    """`multiply` for last terms of digits, which are added to the result of the other terms."""
     cdef Py_ssize_t others = count
     cdef Py_ssize_t t
     while others > 0 and terms[others - 1].digits:
@@ -384,7 +384,7 @@ cdef void multiply_digits(
 
 
 # ---------------------------------------------------------------------------------------------
-# Weight gradients: c += a.T @ b, both operands row after row as the steps left them.
+# Weight gradients: c += a.T @ b, where a and b lie as the steps wrote them, row after row.
 
 cdef void multiply_outer(
     const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t N,
@@ -407,7 +407,7 @@ cdef void multiply_some_outer(
     cdef real* panels = scratch + DEPTH * STRIP
     cdef Py_ssize_t low = tile_row(size, N, part, parts, c)
     cdef Py_ssize_t high = tile_row(size, N, part + 1, parts, c)
-    # Whole tiles of a are not worth packing, where so many rows lie on few pages.
+    # Whole tiles of a are not worth packing where DEPTH rows lie on few pages.
     cdef bint near = DEPTH * a_row * <Py_ssize_t>sizeof(real) <= NEAR
     cdef Py_ssize_t p, j, columns, g, r, i, width
     if groups * size <= STRIP and N % lanes(c) == 0 and b_rows is NULL:
@@ -432,9 +432,9 @@ cdef void narrow_product(
     const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t M, Py_ssize_t N,
     const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_row, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
-    """c (M, N) += a.T @ b, for so few columns of a that b is not worth packing. N is whole vectors.
+    """c (M, N) += a.T @ b, where a has so few columns that packing b does not pay. N is a multiple of a vector.
 
-    As b comes from far apart, fewer rows of it stay in the nearest cache.
+    The rows of an unpacked b lie far apart, and fewer of them stay in the nearest cache: hence half the depth.
     """
     cdef Py_ssize_t deep = DEPTH // 2
     cdef Py_ssize_t k, depth, p, q, r, i, j, vectors
@@ -454,7 +454,7 @@ cdef void pack_rows(
     real* panels, const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t N,
     const real* b, Py_ssize_t b_row, const Py_ssize_t* b_rows,
 ) noexcept nogil:
-    """Panels (K, N) of some rows of b."""
+    """Pack K rows of b as panels (K, N)."""
     cdef Py_ssize_t k, p, begin, end, columns
     cdef const real* source
     cdef real* place
@@ -474,7 +474,7 @@ cdef inline void pack_strip(
     real* restrict strip, const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t first, Py_ssize_t columns,
     const real* restrict a, Py_ssize_t a_row,
 ) noexcept nogil:
-    """Some neighbouring columns of a in tiles of ROWS from tile `first` on, each k after k; missing ones are zero."""
+    """Pack neighbouring columns of a, [tile][k][ROWS columns], from tile `first` on; missing columns are zero."""
     cdef Py_ssize_t k, i, q
     if first == 0 and columns == STRIP:
         for k in range(K):
@@ -492,9 +492,9 @@ cdef void outer_tiles(
     const Py_ssize_t* rows, Py_ssize_t K, Py_ssize_t M, Py_ssize_t N, const real* a, Py_ssize_t a_row, bint near,
     const real* strip, const real* panels, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
-    """c (M, N) += a.T @ panels; meanwhile the next columns of a come into the cache.
+    """c (M, N) += a.T @ panels, while the next columns of a are prefetched.
 
-    Its M columns are packed in `strip`, but for whole tiles where they are near.
+    The M columns of a are packed in `strip`, except those of whole tiles if `near`, which are read in place.
     """
     cdef const real* ahead = a + STRIP
     cdef Py_ssize_t some = pieces(K, panel_count(N, c) * pieces(M, ROWS))
@@ -530,7 +530,7 @@ cdef inline void outer_edge(
     const bint a_packed, const Py_ssize_t height, Py_ssize_t valid, Py_ssize_t columns, const Py_ssize_t* rows,
     Py_ssize_t K, const real* a, Py_ssize_t a_row, const real* panel, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
-    """A tile of which only `columns` columns and `valid` rows exist in c."""
+    """A tile. Only its first `columns` columns and `valid` rows exist in c."""
     cdef real buffer[SUMS * FLOATS]
     cdef Py_ssize_t width = padded(columns, c)
     cdef bint whole = columns == width and valid == height
@@ -574,7 +574,7 @@ cdef inline void outer_tile_of(
     const bint a_packed, const bint b_packed, const Py_ssize_t height, Py_ssize_t vectors, const Py_ssize_t* rows,
     Py_ssize_t K, const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_row, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
-    """Any number of vectors."""
+    """A tile of any number of vectors."""
     if vectors == VECTORS:
         outer_tile(a_packed, b_packed, height, VECTORS, rows, K, a, a_row, b, b_row, c, c_row)
     elif vectors == 1:
@@ -589,10 +589,11 @@ cdef inline void outer_tile(
     const bint a_packed, const bint b_packed, const Py_ssize_t height, const Py_ssize_t vectors, const Py_ssize_t* rows,
     Py_ssize_t K, const real* a, Py_ssize_t a_row, const real* b, Py_ssize_t b_row, real* c, Py_ssize_t c_row,
 ) noexcept nogil:
-    """c += a.T @ b for some first columns. k stands for row rows[k] of an operand, unless it is packed.
+    """c += a.T @ b, for the first `height` columns of a and `vectors` vectors of b.
 
-    The K products have a sum of their own before it joins c: over very many rows, one sum of all of them would lose
-    digits. The loop over k ends at its bottom, as in multiply_add.
+    Step k takes row rows[k] of an operand, or its k-th if it is packed. The K products are summed first, and their sum
+    is then added to c: a single sum over very many rows would lose digits. The loop over k tests at its bottom, as in
+    multiply_add.
     """
     cdef real sums[SUMS * FLOATS]
     cdef Py_ssize_t width = vectors * lanes(c)
@@ -607,7 +608,7 @@ cdef inline void outer_tile(
     while True:
         a_now = a + (k * ROWS if a_packed else rows[k] * a_row)
         b_now = b + (k * width if b_packed else rows[k] * b_row)
-        if not b_packed:                 # no hardware looks ahead to it; it also keeps GCC from jamming two k into one
+        if not b_packed:                 # no hardware prefetches it; this also keeps GCC from merging two steps of k
             prefetch_near(b_now + 8 * b_row)
         for r in range(height):
             factor = a_now[r]
