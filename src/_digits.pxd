@@ -1,28 +1,36 @@
-"""Products of float32 by the tile registers of a CPU (AMX), which multiply bytes 32 times as fast.
+"""Products of float32 numbers in the tile registers of a CPU (AMX), which multiply bytes 32 times as fast as floats.
 
-Every row of a and every column of the weights becomes fixed-point: whole numbers of a unit of its own, such that its
-largest number has 24 bits, in three digits of base 256 (Ozaki, Ogita, Oishi & Rump 2012, "Error-free transformations
-of matrix multiplication by using fast routines of matrix multiplication and its applications"). Of the nine products
-of digits all but the lowest are summed up, as integers: without rounding, so that the order does not matter, and a row
-gives the same bits in any batch, however many rows are multiplied at once. What is rounded are the numbers, to half a
-unit, and the sums, once for every DEEPEST of k: errors are small beside the largest number of the row and of the
-column. That is as good as multiply-adds for hidden states and gradients; but not for inputs, of which one may be a
-million times as large as another that matters too. A weight gradient sums up steps: there it is the numbers of one
-gradient, and those of one input, that share a unit, and inputs may be of any scale.
+Dimensions: a (M, K) @ weights (K, N) -> c (M, N). SIDE = 16 rows or columns and DEEP = 64 k make a block.
 
-    weights  [block of 16 columns](their units, then [block of 64 k][digit][k][column][4 k]): of a block's k, the four
-             of a column that stand together are k, k + 16, k + 32 and k + 48
-    strip    [block of rows][block of k][digit][row][k], 16 rows in a block; but the few last ones are closer together
-    missing columns and k are zero
+Each row of a, and each column of the weights, becomes fixed-point: whole multiples of a unit of its own, chosen so
+that its largest number has 24 bits. Each multiple is three signed digits of base 256, the highest first (Ozaki,
+Ogita, Oishi & Rump 2012, "Error-free transformations of matrix multiplication by using fast routines of matrix
+multiplication and its applications"):
+
+    number = unit * (65536 d_0 + 256 d_1 + d_2)    -128 <= d_i <= 127, one byte each
+
+A product of two numbers is nine products of digits. All but the lowest, d_2 d_2, are summed up as integers, without
+rounding. So the order of sums does not matter, and a row gives the same bits in any batch.
+
+What is rounded are the numbers, to half a unit, and the sums, once for every DEEPEST steps of k. These errors are small
+compared with the largest number of the row and of the column. That is as good as multiply-adds for hidden states and
+gradients, but not for inputs, where a number may matter that is a million times smaller than another of its row. In a
+weight gradient, which sums over steps, the steps of one column of a, or of b, share a unit instead; there inputs may
+have any scale.
+
+    weights  [block of 16 columns](16 units, then [block of 64 k][digit][16 k][16 columns][4 k])
+    strip    [block of 16 rows][block of 64 k][digit][16 rows][16 k][4 k]; pack_few draws that of a few rows
+
+The four k that lie together are k, k + 16, k + 32 and k + 48 of a block. Missing columns and k are zero.
 """
 
 from _math cimport pieces, real
 
 cdef extern from "_digits.h":
     enum:
-        DIGITS "RNN_DIGITS"              # whether the level has them
-        DEEPEST "RNN_DIGITS_DEEPEST"     # k whose sums are added up as integers, and
-        MOST_ROWS "RNN_DIGITS_ROWS"      # rows whose digits are at hand: they use a column's while these are near
+        DIGITS "RNN_DIGITS"              # Whether the level has tile registers.
+        DEEPEST "RNN_DIGITS_DEEPEST"     # The largest number of k that are summed as integers before rounding.
+        MOST_ROWS "RNN_DIGITS_ROWS"      # The largest number of rows that use a block of columns while it is cached.
     struct Result "rnn_result":
         const float* start
         Py_ssize_t start_row
@@ -66,21 +74,26 @@ cdef extern from "_digits.h":
     void prefetch "rnn_digits_prefetch"(const void* place) noexcept nogil     # not into the nearest cache
 
 cdef enum:
-    TILE = 1024                  # bytes
-    SIDE = 16                    # rows, columns
-    DEEP = 64                    # k of a block
-    BLOCK = 3 * TILE
-    UNITS = 4 * SIDE             # bytes
-    FEW = 4                      # rows whose sums fit into one tile
-    LEAST = 1 << 14              # weights; fewer stay in the nearest cache as floats
-    ROWS_FOR_HALF = 512          # rows at once that gain by half as many
-    LEAST_ALONE = 1 << 15        # to multiply a row by fewer takes less time than to wake the tile registers
-    MANY = 16                    # rows at once that always gain; fewer need
-    LEAST_WORK = 1 << 19         # so many multiply-adds, and
-    LEAST_ROWS = 128             # rows of all steps, as digits are packed anew for each training step
-    LARGE = 3 << 19              # bytes of weights that the second cache does not hold beside all else
-    LEAST_SIDE = 64              # rows and columns of a weight gradient, and
-    LEAST_SUMMED = 10 << 10      # numbers of b that are summed up for each of its rows: to find digits takes time too
+    # Sizes.
+    TILE = 1024                  # Bytes of a tile register.
+    SIDE = 16                    # Rows, or columns, of a block.
+    DEEP = 64                    # Steps of k in a block.
+    BLOCK = 3 * TILE             # Bytes of a block: a tile for each digit.
+    UNITS = 4 * SIDE             # Bytes of a block's units.
+    FEW = 4                      # Rows; the four sums of no more than these fit into one tile.
+
+    # When digits pay in a product.
+    LEAST = 1 << 14              # Weights; fewer stay in the nearest cache as floats.
+    ROWS_FOR_HALF = 512          # Rows per step; with at least these, half of LEAST is enough.
+    LEAST_ALONE = 1 << 15        # Weights; a row times fewer takes less time than waking the tile registers.
+    MANY = 16                    # Rows per step; at least these pay whatever the number of steps.
+    LEAST_WORK = 1 << 19         # Multiply-adds per step that fewer rows need.
+    LEAST_ROWS = 128             # Rows of all steps that fewer rows need: each training step packs digits again.
+    LARGE = 3 << 19              # Bytes of digits; the second cache does not hold more besides all else.
+
+    # When digits pay in a weight gradient, where computing the digits takes time too.
+    LEAST_SIDE = 64              # Rows, and columns, that the gradient has at least.
+    LEAST_SUMMED = 10 << 10      # Steps that are summed up at a time, times columns, at least.
 
 
 cdef inline Py_ssize_t column_size(Py_ssize_t K) noexcept nogil:
@@ -96,9 +109,9 @@ cdef inline Py_ssize_t digits_size(Py_ssize_t K, Py_ssize_t N) noexcept nogil:
 cdef inline bint digits_pay(
     Py_ssize_t rows, Py_ssize_t steps, Py_ssize_t K, Py_ssize_t N, bint training, real* kind,
 ) noexcept nogil:
-    """Whether to multiply by weights (K, N) like that: there are many, and enough of their blocks is k and columns.
+    """Whether to pack weights (K, N) as digits: they are many, and at least 60 % of their blocks is not padding.
 
-    A prediction gives a sequence the same bits by itself: there the number of rows does not count.
+    A prediction must give a sequence the same bits alone and in a batch, so there the number of rows does not count.
     """
     cdef Py_ssize_t blocks = pieces(K, DEEP) * DEEP * pieces(N, SIDE) * SIDE
     cdef Py_ssize_t least = LEAST if rows < ROWS_FOR_HALF else LEAST // 2
@@ -111,13 +124,13 @@ cdef inline bint digits_pay(
 
 
 cdef inline bint digits_may_pay(Py_ssize_t M, Py_ssize_t N, real* kind) noexcept nogil:
-    """Whether to find a weight gradient (M, N) like that, if it is one of many steps."""
+    """Whether a weight gradient (M, N) may be computed with digits, if it sums over enough steps."""
     cdef Py_ssize_t blocks = pieces(M, SIDE) * SIDE * pieces(N, SIDE) * SIDE
     return DIGITS and real is float and min(M, N) >= LEAST_SIDE and 5 * M * N >= 3 * blocks
 
 
 cdef inline char* column_place(char* digits, Py_ssize_t K, Py_ssize_t j) noexcept nogil:
-    """Where the block of column j begins."""
+    """The address of the block of columns that column j belongs to."""
     return digits + j // SIDE * column_size(K)
 
 
@@ -128,7 +141,7 @@ cdef inline void pack_digits_transposed(
     char* digits, const float* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t K,
     Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
-    """Digits (K, groups * stride) of w.T, as pack_transposed."""
+    """Pack w.T as digits (K, groups * stride); the arguments are as for pack_transposed."""
     cdef Py_ssize_t g, i, u
     for g in range(groups):
         for i in range(first // SIDE, pieces(last, SIDE)):
@@ -141,7 +154,7 @@ cdef inline void pack_digits(
     char* digits, const float* w, Py_ssize_t w_row, Py_ssize_t groups, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t K,
     Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
-    """Digits (K, N) of w, as pack, but columns first .. last-1: they are rounded together."""
+    """Pack columns first .. last-1 of w as digits (K, N); a thread has whole columns, since a column shares a unit."""
     cdef Py_ssize_t i
     for i in range(first // SIDE, pieces(last, SIDE)):
         digits_of_rows(w + i * SIDE, w_row, groups, size, stride, K, last - i * SIDE,
@@ -151,9 +164,9 @@ cdef inline void pack_digits(
 # ---------------------------------------------------------------------------------------------
 # c = start + a @ digits
 
-cdef struct Asked:               # memory that comes into the second cache meanwhile:
-    const char* place            # from here on
-    Py_ssize_t lines             # cache lines each time
+cdef struct Asked:               # Memory that is prefetched into the second cache during a product.
+    const char* place            # The next address.
+    Py_ssize_t lines             # Cache lines to prefetch at each call.
 
 
 cdef inline void ask(Asked* asked) noexcept nogil:
@@ -163,13 +176,20 @@ cdef inline void ask(Asked* asked) noexcept nogil:
     asked.place += asked.lines * 64
 
 
-# The sums of products of digits a_0 a_1 a_2 and b_0 b_1 b_2, each 256 times less than the one before:
-# a_0 b_0,  a_0 b_1 + a_1 b_0,  a_0 b_2 + a_1 b_1 + a_2 b_0,  a_1 b_2 + a_2 b_1
+# Four sums of products of the digits a_0 a_1 a_2 and b_0 b_1 b_2; each sum's unit is 256 times smaller than the one
+# before:
+#
+#     sum 0   a_0 b_0
+#     sum 1   a_0 b_1 + a_1 b_0
+#     sum 2   a_0 b_2 + a_1 b_1 + a_2 b_0
+#     sum 3             a_1 b_2 + a_2 b_1
+#
+# Tile registers of multiply_block: 0 .. 3 are the sums, 4 .. 6 the digits of a, 7 a digit of b.
 
 cdef inline void multiply_block(
     const char* a, const char* b, Py_ssize_t blocks, char* sums, const Result* result, Corner* ready, Asked* asked,
 ) noexcept nogil:
-    """The sums of 16 rows and 16 columns. Meanwhile the corner before is finished."""
+    """Compute the four sums of 16 rows and 16 columns, and finish the previous corner meanwhile."""
     cdef Py_ssize_t rows = pieces(SIDE, 3 * blocks)
     cdef Py_ssize_t _
     tile_zero(0)
@@ -207,7 +227,7 @@ cdef inline void multiply_block(
 
 
 cdef inline void add_digit(const char* a, const char* b, const char* c, const bint odd) noexcept nogil:
-    """The products of one digit of two blocks of columns, b and c."""
+    """Add the products of one digit of two blocks of columns, b and c."""
     tile_load(4, a, 64)
     tile_load(5, b, 64)
     tile_load(6, c, 64)
@@ -222,9 +242,18 @@ cdef inline void add_digit(const char* a, const char* b, const char* c, const bi
 cdef inline void multiply_stacked(
     const char* a, Py_ssize_t part, const char* b, const char* c, Py_ssize_t blocks, const bint odd, char* sums,
 ) noexcept nogil:
-    """All sums of FEW rows at most and 16 columns in one tile, one below the other; two such tiles at once.
+    """Compute all four sums of up to FEW rows and 16 columns in one tile; for two blocks of columns, b and c, at once.
 
-    To a digit of b, those of a begin a part later. Every other time other tiles sum up, while these are stored.
+    A part is the rows of one digit; `part` is its bytes. Each digit of b is multiplied by four neighbouring parts of
+    the strip, which pack_few has written:
+
+        strip          0    0    a_0  a_1  a_2  0
+        times b_2    [ 0    0    a_0  a_1 ]
+        times b_1         [ 0    a_0  a_1  a_2 ]
+        times b_0              [ a_0  a_1  a_2  0 ]
+
+    The r-th parts of the three products add up to sum r. Calls with `odd` sum up in other tiles than calls without it,
+    so that one pair of tiles is stored while the other sums up.
     """
     cdef Py_ssize_t _
     if odd:
@@ -250,7 +279,7 @@ cdef inline void multiply_stacked(
 
 
 cdef inline void pack_many(Room* room, const float* a, Py_ssize_t a_row, Py_ssize_t rows, Py_ssize_t K) noexcept nogil:
-    """The strip of some rows."""
+    """Pack `rows` rows of a as blocks of a strip."""
     cdef Py_ssize_t i
     for i in range(rows):
         digits_of_row(a + i * a_row, K, room.strip + i // SIDE * pieces(K, DEEP) * BLOCK + i % SIDE * DEEP, BLOCK, TILE,
@@ -258,7 +287,7 @@ cdef inline void pack_many(Room* room, const float* a, Py_ssize_t a_row, Py_ssiz
 
 
 cdef inline void pack_few(Room* room, const float* a, Py_ssize_t a_row, Py_ssize_t rows, Py_ssize_t K) noexcept nogil:
-    """The same for FEW rows at most: around the digits of a block of k are zeros, twice before them and once behind."""
+    """Pack up to FEW rows of a as [block of 64 k](0, 0, a_0, a_1, a_2, 0), where 0 stands for a part of zeros."""
     cdef Py_ssize_t part = rows * DEEP
     cdef Py_ssize_t i
     for i in range(pieces(K, DEEP)):
@@ -268,17 +297,17 @@ cdef inline void pack_few(Room* room, const float* a, Py_ssize_t a_row, Py_ssize
         digits_of_row(a + i * a_row, K, room.strip + 2 * part + i * DEEP, 6 * part, part, room.units + i)
 
 
-cdef struct Operand:             # the weights of a product, some blocks of k of them
-    const char* place            # the first block of columns
-    Py_ssize_t step              # to the next one
-    Py_ssize_t columns
-    Py_ssize_t begin, blocks     # of k
-    bint large                   # whether they come from afar: the next block of columns is asked for then
-    bint back                    # from the last block of columns on
+cdef struct Operand:             # Some blocks of k of the weights of a product.
+    const char* place            # The first block of columns.
+    Py_ssize_t step              # Bytes from one block of columns to the next.
+    Py_ssize_t columns           # The number of columns.
+    Py_ssize_t begin, blocks     # The first block of k, and the number of these.
+    bint large                   # Whether no cache nearby holds the weights: then the next block is prefetched.
+    bint back                    # Whether blocks of columns are taken from last to first.
 
 
 cdef inline Py_ssize_t column_at(const Operand* b, Py_ssize_t p) noexcept nogil:
-    """The first column of the p-th block."""
+    """The first column of the block that is taken p-th."""
     return (pieces(b.columns, SIDE) - 1 - p if b.back else p) * SIDE
 
 
@@ -291,7 +320,7 @@ cdef inline const char* tiles_at(const Operand* b, Py_ssize_t j) noexcept nogil:
 
 
 cdef inline void multiply_many(Room* room, const Operand* b, const Result* c, Asked* asked) noexcept nogil:
-    """c = start + the strip @ b"""
+    """c = start + strip @ b"""
     cdef Py_ssize_t tall = pieces(c.rows, SIDE)
     cdef Corner ready = Corner(NULL, NULL, 0, 0, 0)
     cdef char* sums = room.sums
@@ -310,7 +339,7 @@ cdef inline void multiply_many(Room* room, const Operand* b, const Result* c, As
 
 
 cdef inline void multiply_few(Room* room, const Operand* b, const Result* c) noexcept nogil:
-    """The same for FEW rows at most."""
+    """c = start + strip @ b, for up to FEW rows packed by pack_few."""
     cdef Py_ssize_t count = pieces(b.columns, SIDE)
     cdef Corner ready
     cdef const char* tiles[4]
@@ -327,9 +356,10 @@ cdef inline void multiply_few(Room* room, const Operand* b, const Result* c) noe
 
 
 cdef inline Py_ssize_t some_rows(Py_ssize_t rows, bint large) noexcept nogil:
-    """How many rows to multiply next: whole blocks, or of half a block at most a few, and then again a few.
+    """How many rows to multiply next.
 
-    Large weights come from afar but once for all of them.
+    A remainder of up to half a block is multiplied FEW rows at a time. But large weights are slow to load, so with
+    them a single pass multiplies all rows, up to MOST_ROWS.
     """
     if rows <= (FEW if large else 2 * FEW):
         return min(rows, <Py_ssize_t>FEW)
@@ -377,7 +407,7 @@ cdef inline void add_digits_product(
 cdef inline void digits_of_some_rows(
     char* digits, const float** rows, Py_ssize_t K, Py_ssize_t begin, Py_ssize_t N,
 ) noexcept nogil:
-    """Digits (K, N) of some rows of b, from column `begin` on."""
+    """Pack columns begin .. begin + N - 1 of K rows of b as digits (K, N)."""
     cdef Py_ssize_t p
     cdef char* place
     for p in range(pieces(N, SIDE)):
@@ -389,7 +419,7 @@ cdef inline void add_outer_digits(
     const float** rows, Py_ssize_t K, Py_ssize_t begin, Py_ssize_t low, Py_ssize_t high, Py_ssize_t N,
     const char* digits, float* c, Py_ssize_t c_row,
 ) noexcept nogil:
-    """c (.., N) += a.T @ digits (K, N), for columns low .. high-1 of some rows of a, counted from `begin`."""
+    """c += a.T @ digits (K, N), for rows low .. high-1 of c and columns begin + low .. begin + high - 1 of a."""
     cdef Room* room = room_of_thread()
     cdef Operand b = Operand(digits, column_size(K), N, 0, pieces(K, DEEP), False, False)
     cdef Asked asked = Asked(NULL, 0)
