@@ -1,38 +1,38 @@
-/* Rows of floats as fixed-point numbers of three digits, and back from sums of the products of digits. */
+/* Rows of floats as fixed-point numbers of three digits (see _digits.pxd), and back from the sums of their products. */
 #ifndef RNN_DIGITS_H
 #define RNN_DIGITS_H
 
 #include <stddef.h>
 
-/* A row of c, or a column of weights, is a number of units each; the largest is below 127.5 * 65536 of them, so that no
-   digit leaves -128 ... 127. */
+/* The largest number of a row of a, or of a column of weights, has 127 * 65536 + 127 * 256 units. Rounding adds less
+   than another 127, so that every digit lies in -128 ... 127. */
 #define RNN_MOST_UNITS 8355584.0f
 
-/* Some rows of c, all of whose columns are multiplied. */
+/* Some rows of c, with all of their columns. */
 struct rnn_result {
-    const float* start;                   /* row i begins as row i of this, or as row ids[i] where ids is given */
+    const float* start;                   /* Row i of c begins as row i of this, or as row ids[i] unless ids is NULL. */
     ptrdiff_t start_row;
     const ptrdiff_t* ids;
     float* c;
     ptrdiff_t c_row;
-    ptrdiff_t first, rows, columns;
-    const float* units;                   /* of these rows of a */
-    ptrdiff_t step;                       /* bytes from one of four sums to the next */
+    ptrdiff_t first, rows, columns;       /* The rows are first .. first + rows - 1 of c. */
+    const float* units;                   /* (rows,) The units of these rows of a. */
+    ptrdiff_t step;                       /* Bytes from one of the four sums to the next. */
 };
 
-/* 16 rows and 16 columns of them at most, whose sums of products are known. */
+/* Up to 16 rows and 16 columns of a result, whose four sums are ready. */
 struct rnn_corner {
-    const char* sums;
-    const float* column_units;
-    ptrdiff_t row, end, column;           /* the rows that are left, counted from the first one */
+    const char* sums;                     /* The sums of the next row. */
+    const float* column_units;            /* (16,) The units of the columns. */
+    ptrdiff_t row, end, column;           /* Rows row .. end-1 of the result are left; `column` is the first column. */
 };
 
 enum { RNN_DIGITS_ROWS = 64, RNN_DIGITS_DEEPEST = 1024 };
 
 struct rnn_digits_room {
-    char strip[RNN_DIGITS_ROWS * RNN_DIGITS_DEEPEST * 3];     /* rows of a */
-    char sums[8 * 1024];                                      /* of some corners */
-    float units[RNN_DIGITS_ROWS];                             /* of the rows */
+    char strip[RNN_DIGITS_ROWS * RNN_DIGITS_DEEPEST * 3];     /* The digits of some rows of a. */
+    char sums[8 * 1024];                                      /* The sums of two corners, or of four corners of few rows. */
+    float units[RNN_DIGITS_ROWS];                             /* The units of the rows. */
 };
 
 #if defined(__AMX_INT8__) && defined(__AVX512BW__)
@@ -40,15 +40,15 @@ struct rnn_digits_room {
 
 enum { RNN_DIGITS = 1 };
 
-/* Each thread's own: too much for the stack of some. */
+/* The thread's own room, which is too large for the stacks of some threads. */
 static inline struct rnn_digits_room* rnn_digits_room(void) {
     static _Thread_local struct rnn_digits_room room __attribute__((aligned(64)));
     struct rnn_digits_room* place = &room;
-    __asm__("" : "+r"(place));            /* or GCC asks where it is again and again, by a call */
+    __asm__("" : "+r"(place));            /* keeps GCC from calling for the address again and again */
     return place;
 }
 
-/* Tiles of 16 rows of 64 bytes; but some have `rows`: those of a and of c. */
+/* Configure eight tiles of 64 bytes a row: tiles 0 .. 4, the sums and a, have `rows` rows, the others 16. */
 static inline void rnn_digits_begin(ptrdiff_t rows) {
     struct {
         unsigned char palette, start_row, reserved[14];
@@ -57,13 +57,13 @@ static inline void rnn_digits_begin(ptrdiff_t rows) {
     } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
     int i;
     for (i = 0; i < 5; i++) shape.rows[i] = (unsigned char)rows;
-    __asm__ volatile("" : : "r"(&shape) : "memory");      /* GCC is told that only the first bytes are read */
+    __asm__ volatile("" : : "r"(&shape) : "memory");      /* GCC's intrinsic names only the first bytes as read */
     _tile_loadconfig(&shape);
 }
 
 #define rnn_digits_prefetch(place) __builtin_prefetch(place, 0, 2)
 
-/* Compilers do not know that tiles are loaded from memory and stored to it. */
+/* A barrier: compilers do not know that tiles are loaded from memory and stored to it. */
 #define rnn_digits_settle() __asm__ volatile("" ::: "memory")
 
 /* The first `count` of 16 floats, then zeros. */
@@ -96,23 +96,27 @@ static inline void rnn_transpose_16(__m512* v) {
     }
 }
 
-/* The larger one of sizes, as bits: any NaN is larger than all numbers. */
+/* The larger of `most` and |x|, compared as bits: a NaN is larger than all numbers. */
 static inline __m512i rnn_larger(__m512i most, __m512 x) {
     return _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff)));
 }
 
-/* Units in a number, and a unit times 65536, where `most` is the largest size; tiny ones are zero. Where it is not
-   finite, all digits are zero and the unit is infinite or NaN: their product is NaN. */
+/* Units per 1.0, where `most` is the largest |x| that shares the unit. It counts as 2^-100 at least. If `most` is not
+   finite, all digits become zero and the unit is infinite or NaN, so that products become NaN. */
 static inline __m512 rnn_per_unit(__m512 most) {
     return _mm512_div_ps(_mm512_set1_ps(RNN_MOST_UNITS), _mm512_max_ps(_mm512_set1_ps(0x1p-100f), most));
 }
 
+/* A unit times 65536, the value of 1 in the highest digit. */
 static inline __m512 rnn_unit(__m512 most) {
     return _mm512_mul_ps(_mm512_max_ps(_mm512_set1_ps(0x1p-100f), most), _mm512_set1_ps(65536 / RNN_MOST_UNITS));
 }
 
-/* The digits of 64 numbers, the highest one first: lane i of each holds those of numbers i, 16 + i, 32 + i, 48 + i.
-   In base 256, a digit of -128 ... 127 is a byte of the number + 0x808080, less 128. */
+/* The digits of 64 numbers, the highest digit first. Lane i of digits[j] holds digit j of numbers i, 16 + i, 32 + i and
+   48 + i. A digit is a byte of the number plus 0x808080, less 128, which as a signed byte is the byte xor 0x80:
+
+       n + 0x808080 =   | 128 + d_0 | 128 + d_1 | 128 + d_2 |       n = 65536 d_0 + 256 d_1 + d_2
+                          bits 23-16  bits 15-8   bits 7-0                                              */
 static inline void rnn_digits_of(__m512 a, __m512 b, __m512 c, __m512 d, __m512i* digits) {
     const __m512i bias = _mm512_set1_epi32(0x808080), signs = _mm512_set1_epi32((int)0x80808080u);
     const __m512i even = _mm512_set1_epi32(0x00ff00ff), low = _mm512_set1_epi32(0xffff);
@@ -120,7 +124,7 @@ static inline void rnn_digits_of(__m512 a, __m512 b, __m512 c, __m512 d, __m512i
     __m512i k = _mm512_add_epi32(_mm512_cvtps_epi32(c), bias), l = _mm512_add_epi32(_mm512_cvtps_epi32(d), bias);
     __m512i ij, kl;
 #define RNN_SELECT(mask, x, y) _mm512_ternarylogic_epi32(mask, x, y, 0xca)      /* bits of x where mask has them */
-    ij = RNN_SELECT(even, i, _mm512_slli_epi32(j, 8));                          /* bytes i0 j0 i2 j2 */
+    ij = RNN_SELECT(even, i, _mm512_slli_epi32(j, 8));                          /* bytes i0 j0 i2 j2, lowest first */
     kl = RNN_SELECT(even, k, _mm512_slli_epi32(l, 8));
     digits[0] = _mm512_xor_si512(RNN_SELECT(low, _mm512_srli_epi32(ij, 16), kl), signs);
     digits[2] = _mm512_xor_si512(RNN_SELECT(low, ij, _mm512_slli_epi32(kl, 16)), signs);
@@ -130,7 +134,8 @@ static inline void rnn_digits_of(__m512 a, __m512 b, __m512 c, __m512 d, __m512i
 #undef RNN_SELECT
 }
 
-/* The digits of a row, in blocks of 64 numbers, and its unit. */
+/* The digits of a row in blocks of 64 numbers, and its unit. `block` is bytes from block to block, `step` is bytes from
+   digit to digit. */
 static inline void rnn_digits_of_row(const float* a, ptrdiff_t count, char* to, ptrdiff_t block, ptrdiff_t step,
                                      float* unit) {
     __m512i most = _mm512_setzero_si512(), digits[3];
@@ -150,12 +155,12 @@ static inline void rnn_digits_of_row(const float* a, ptrdiff_t count, char* to, 
     }
 }
 
-/* Rows of 64 zeros. */
+/* Write rows of 64 zero bytes. */
 static inline void rnn_zero_rows(char* to, ptrdiff_t rows) {
     for (; rows > 0; rows--, to += 64) _mm512_store_si512(to, _mm512_setzero_si512());
 }
 
-/* A block of w.T for 16 rows of w, as many as there are, and all of their columns: the units, then the tiles. */
+/* A block of columns of w.T, from up to 16 rows of w and all of their columns: the units, then the tiles. */
 static inline void rnn_digits_of_columns(const float* w, ptrdiff_t w_row, ptrdiff_t rows, ptrdiff_t columns, char* to) {
     __m512i digits[3], tiles[3][16];
     __m512 scale[16];
@@ -187,7 +192,7 @@ static inline void rnn_digits_of_columns(const float* w, ptrdiff_t w_row, ptrdif
     }
 }
 
-/* Some columns of 64 rows, of which NULL are zeros, as digits: a tile of each, [k][column][4 k]. */
+/* Up to 16 columns of 64 rows as digits: a tile [16 k][16 columns][4 k] for each digit. A row of NULL is zeros. */
 static inline void rnn_tiles_of_rows(const float* const* rows, ptrdiff_t offset, ptrdiff_t columns, __m512 scale,
                                      __m512i tiles[3][16]) {
     __m512i digits[3];
@@ -203,10 +208,10 @@ static inline void rnn_tiles_of_rows(const float* const* rows, ptrdiff_t offset,
     }
 }
 
-/* The row of w (groups * size, ..) that stands at k of (groups * stride, ..), or NULL for padding. */
+/* The row of w (groups * size, ..) for row k of the padded (groups * stride, ..); NULL for padding. */
 static inline const float* rnn_row_at(const float* w, ptrdiff_t w_row, ptrdiff_t groups, ptrdiff_t size,
                                       ptrdiff_t stride, ptrdiff_t k) {
-    if (size != stride) {                 /* a division takes longer than the digits of a row's 16 numbers */
+    if (size != stride) {                 /* avoids a division, which takes longer than the digits of 16 numbers */
         ptrdiff_t group = k / stride, unit = k % stride;
         if (unit >= size) return NULL;
         k = group * size + unit;
@@ -214,7 +219,7 @@ static inline const float* rnn_row_at(const float* w, ptrdiff_t w_row, ptrdiff_t
     return k < groups * size ? w + k * w_row : NULL;
 }
 
-/* A block of w for 16 of its columns, as many as there are, likewise. */
+/* A block of columns of w, from up to 16 of its columns: the units, then the tiles. */
 static inline void rnn_digits_of_rows(const float* w, ptrdiff_t w_row, ptrdiff_t groups, ptrdiff_t size,
                                       ptrdiff_t stride, ptrdiff_t K, ptrdiff_t columns, char* to) {
     __m512i most = _mm512_setzero_si512();
@@ -232,7 +237,8 @@ static inline void rnn_digits_of_rows(const float* w, ptrdiff_t w_row, ptrdiff_t
     }
 }
 
-/* 16 columns of some rows, in blocks of 64: across, as rows of a strip, or as columns. Before: their units. */
+/* Up to 16 columns of K rows as digits, in blocks of 64 rows, and their units. `across` writes them as rows of a strip,
+   otherwise they become columns of weights. */
 static inline void rnn_digits_of_steps(const float* const* rows, ptrdiff_t K, ptrdiff_t offset, ptrdiff_t columns,
                                        int across, float* units, char* to) {
     __m512i most = _mm512_setzero_si512();
@@ -254,7 +260,8 @@ static inline void rnn_digits_of_steps(const float* const* rows, ptrdiff_t K, pt
     }
 }
 
-/* The next rows of a corner: each is where it starts + the four sums of its products, 256 times less each, in units. */
+/* Finish up to `count` more rows of a corner: c = start + units * (sum 0 + sum 1 / 256 + sum 2 / 256^2 + sum 3 / 256^3),
+   where units is the product of the row's and the column's. */
 static inline void rnn_finish_rows(const struct rnn_result* result, struct rnn_corner* corner, ptrdiff_t count) {
     const __m512 less = _mm512_set1_ps(1 / 256.0f);
     const ptrdiff_t end = corner->row + count < corner->end ? corner->row + count : corner->end;
