@@ -31,7 +31,7 @@ enum { RNN_DIGITS_ROWS = 64, RNN_DIGITS_DEEPEST = 1024 };
 
 struct rnn_digits_room {
     char strip[RNN_DIGITS_ROWS * RNN_DIGITS_DEEPEST * 3];     /* The digits of some rows of a. */
-    char sums[8 * 1024];                                      /* The sums of two corners, or of four corners of few rows. */
+    char sums[8 * 1024];                                      /* Sums of two corners, or of four of few rows. */
     float units[RNN_DIGITS_ROWS];                             /* The units of the rows. */
 };
 
@@ -260,7 +260,7 @@ static inline void rnn_digits_of_steps(const float* const* rows, ptrdiff_t K, pt
     }
 }
 
-/* Finish up to `count` more rows of a corner: c = start + units * (sum 0 + sum 1 / 256 + sum 2 / 256^2 + sum 3 / 256^3),
+/* Finish up to `count` more rows of a corner: c = start + units (sum 0 + sum 1 / 256 + sum 2 / 256^2 + sum 3 / 256^3),
    where units is the product of the row's and the column's. */
 static inline void rnn_finish_rows(const struct rnn_result* result, struct rnn_corner* corner, ptrdiff_t count) {
     const __m512 less = _mm512_set1_ps(1 / 256.0f);

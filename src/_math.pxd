@@ -1,10 +1,9 @@
-"""exp, tanh, sigmoid and friends as branch-free polynomials that the compiler vectorises.
+"""exp, tanh, sigmoid and others as branch-free polynomials that the compiler vectorises.
 
-libm's versions cost ten to forty times as much, since they run one number at a time. Every
-function here is within 4 ulp wherever the result is a normal number, exact at +-0 and +-inf,
-never overflows, and passes NaN on. The method is Cody and Waite's (1980): x = n ln 2 + r with
-|r| <= ln 2 / 2, a polynomial for expm1(r), and 2**n written straight into the exponent bits.
-(For rows of floats at AVX-512, _vectors.h has faster ways.)
+libm's versions cost ten to forty times as much, since they compute one number at a time. Every function here is within
+4 ulp wherever the result is a normal number, exact at +-0 and +-inf, never overflows, and passes NaN on. The method is
+Cody and Waite's (1980): x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial for expm1(r), and 2**n written directly into
+the exponent bits. For rows of floats with AVX-512, _vectors.h has faster functions.
 
 Literals are cast to `real`: a bare 1.0 would carry float arithmetic through double.
 """
@@ -15,7 +14,7 @@ ctypedef fused real:
 
 
 cdef inline Py_ssize_t pieces(Py_ssize_t size, Py_ssize_t width) noexcept nogil:
-    """How many pieces of `width` cover `size`."""
+    """The number of pieces of `width` that cover `size`: size / width, rounded up."""
     return (size + width - 1) // width
 
 
@@ -42,9 +41,9 @@ cdef extern from *:
         return power;
     }
 
-    /* sqrt(x) for x >= 0: x times 1 / sqrt(x), of which the bits of x give a first guess and three steps of Newton's
-       method the rest. A quotient beside it has the divider for itself then, which pays where multiply-adds are
-       cheap. */
+    /* sqrt(x) for x >= 0, as x times 1 / sqrt(x): the bits of x give a first guess of the inverse, and three steps of
+       Newton's method refine it. A division next to it then does not share the divider with a square root. That pays
+       where multiply-adds are cheap. */
     static inline float rnn_root_f(float x) {
     #if defined(__AVX512F__)
         const float most = 3.40282347e38f;
@@ -62,8 +61,8 @@ cdef extern from *:
     #endif
     }
 
-    /* Of a sigmoid's x; where tanh is 1. To take the lesser of two numbers is one instruction, but with a
-       number that is known beforehand, the compiler makes two of it: so these are variables that nobody changes. */
+    /* RNN_LOW and RNN_HIGH bound the x of a sigmoid; from RNN_ONE on, tanh is 1. They are variables that are never
+       changed, because the minimum of two variables is one instruction, but compilers need two for a constant. */
     enum { RNN_LOW, RNN_HIGH, RNN_ONE };
     float rnn_bounds_f[] = {-89, 87, 10};
     double rnn_bounds_d[] = {-710, 708, 20};
@@ -109,7 +108,7 @@ cdef inline real square_root(real x) noexcept nogil:
 
 
 cdef inline real root_of_squares(real x) noexcept nogil:
-    """sqrt(x) for x >= 0 that is soon to divide."""
+    """sqrt(x) for x >= 0, where a division by it follows."""
     if real is float:
         return root_f(x)
     else:
@@ -131,7 +130,7 @@ cdef inline real with_sign(real magnitude, real sign) noexcept nogil:
 
 
 cdef inline real shifted_log2(real factor, real x) noexcept nogil:
-    """factor x / ln 2 rounded to an integer n, as n + the rounding constant."""
+    """n + the rounding constant, where n is factor * x / ln 2 rounded to an integer."""
     if real is float:
         return x * (factor * <float>1.44269504088896341) + <float>12582912.0
     else:
@@ -160,7 +159,7 @@ cdef inline real power_of_two(real shifted) noexcept nogil:
 
 
 cdef inline real remainder_ln2(real x, real n) noexcept nogil:
-    """x - n ln 2, with ln 2 in two parts, the first short enough that n times it is exact."""
+    """x - n ln 2, with ln 2 in two parts; the first has so few bits that its product with n is exact."""
     if real is float:
         return (x - n * <float>0.693359375) - n * <float>-2.12194440054690583e-4
     else:
@@ -170,7 +169,8 @@ cdef inline real remainder_ln2(real x, real n) noexcept nogil:
 cdef inline real expm1_reduced(real r) noexcept nogil:
     """expm1(r) for |r| <= ln 2 / 2: minimax polynomials for (expm1(r) - r) / r**2.
 
-    They go by powers of r**2, with coefficients that are linear in r: half as many operations wait for each other.
+    They are polynomials in r**2 whose coefficients are linear in r, so that only half as many operations depend on
+    each other.
     """
     cdef real square = r * r
     cdef real p
@@ -201,7 +201,7 @@ cdef inline real exponential(real x) noexcept nogil:
 
 
 cdef inline real sigmoid(real x) noexcept nogil:
-    """1 / (1 + e**-x), where e**-x may well be rounded off to infinity: the result is then too small to be normal."""
+    """1 / (1 + e**-x). Where e**-x overflows, the result is 0; the exact one is then too small to be normal."""
     cdef real low = bound(LOW, x)
     cdef real high = bound(HIGH, x)
     cdef real shifted, r
@@ -225,7 +225,7 @@ cdef inline real hyperbolic_tangent(real x) noexcept nogil:
 
 
 # ---------------------------------------------------------------------------------------------
-# Sums. They go in as many chains as the widest vector has lanes, and then by halves.
+# Sums. Each lane of the widest vector has a sum of its own; then halves of the lanes are added to each other.
 
 cdef enum:
     LANES = 16
@@ -270,8 +270,8 @@ cdef inline real dot(Py_ssize_t size, const real* x, const real* y) noexcept nog
 
 
 # ---------------------------------------------------------------------------------------------
-# Of rows, padded to whole vectors as gates are; y may be x. A loop of one function overlaps with itself; one of many
-# waits for each in turn.
+# Functions of whole rows, padded to whole vectors as gates are; y may be x. The iterations of a loop that calls a
+# single function overlap; in a loop that calls several, each call waits for the one before.
 
 cdef inline void sigmoids(Py_ssize_t size, const real* x, real* y) noexcept nogil:
     """y = sigmoid(x)"""
@@ -294,7 +294,7 @@ cdef inline void hyperbolic_tangents(Py_ssize_t size, const real* x, real* y) no
 
 
 cdef inline void exponentials(Py_ssize_t size, const real* x, real top, real* y) noexcept nogil:
-    """y = e**(x - top), none of which is larger; of any size"""
+    """y = e**(x - top), where no x is larger than top. `size` may be any number."""
     cdef Py_ssize_t j
     if real is float and LOOKS_UP:
         exponentials_f(size, x, top, y)
