@@ -1,7 +1,8 @@
 """Layers laid out for a shape: a `Plan` binds every buffer once and then runs without allocating.
 
-A layer by itself, a model, a stream and a trainer all run the same plan. Data enters and leaves it in the
-caller's order, (N, T, ...); inside, the batch is packed (see `rnncore.rows`).
+A single layer, a model, a stream and a trainer all run the same kind of plan. Data enters and leaves it in
+the caller's order, (N, T, ...); inside, the batch is packed. See `rnncore.rows`, also for the dimension
+letters; L is the number of a layer's levels.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from rnncore.rows import Fragments, Rows, Variable, zeros
 
 __all__ = ["Layer", "Plan", "Plans", "Stage", "States", "gradient"]
 
-ALWAYS_FITS = 1 << 28  # bytes for which nobody looks how much memory is free
+ALWAYS_FITS = 1 << 28  # bytes of buffers that are allocated without asking for the free memory
 
-States = Sequence[Sequence[np.ndarray]]  # for each recurrent layer h, or h and c: (L * directions, N, H)
+States = Sequence[Sequence[np.ndarray]]  # for each recurrent layer h, or h and c, (L * directions, N, H) each
 
 
 def gradient(variable: Variable) -> np.ndarray:
@@ -31,7 +32,7 @@ def gradient(variable: Variable) -> np.ndarray:
 
 
 class Stage(Protocol):
-    """A kernel with its arrays bound."""
+    """A kernel, bound to its arrays."""
 
     @property
     def nbytes(self) -> int:
@@ -55,7 +56,7 @@ class Layer(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the parameters and of everything computed."""
+        """Dtype of the parameters and of all results."""
 
     @property
     def in_features(self) -> int:
@@ -63,7 +64,7 @@ class Layer(Protocol):
 
     @property
     def states(self) -> int:
-        """State arrays of a recurrent layer: 1 (h) or 2 (h, c); 0 for any other layer."""
+        """Number of state arrays of a recurrent layer: 1 (h) or 2 (h, c); 0 for any other layer."""
 
     @property
     def params(self) -> Mapping[str, np.ndarray]:
@@ -71,25 +72,25 @@ class Layer(Protocol):
 
     @property
     def grads(self) -> Mapping[str, np.ndarray]:
-        """Their gradients."""
+        """Gradients of the parameters by name."""
 
     @property
     def flat(self) -> Variable:
-        """All of them one after another, and all gradients."""
+        """All parameters one after another, and likewise their gradients."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """As what the layer takes its input: "dense", "tokens"."""
+        """The kinds of input that the layer takes: "dense", "tokens"."""
 
     @property
     def lock(self) -> threading.Lock:
-        """Held while a backward pass adds to the gradients."""
+        """A lock that is held while a backward pass adds to the gradients."""
 
     def check_state(self, name: str, state: Any, N: int) -> tuple[np.ndarray, ...]:
         """Return the state of a recurrent layer as a tuple of arrays, checked."""
 
     def numbers(self, training: bool) -> int:
-        """Return about how many numbers a plan holds for each time step of a sequence."""
+        """Return about how many numbers a plan stores for each step of a sequence."""
 
     def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
         """Append the layer's stages to the plan and return their output."""
@@ -103,32 +104,33 @@ class Plan:
     layers : sequence of Layer
     N, T : int
     sequences : int, optional
-        Of the caller's batch, where the N that are laid out are fragments of these; N if not given.
+        Number of sequences in the caller's batch, if the N that are laid out are fragments of them; N if not
+        given.
     tokens : bool
-        The input is token ids (N, T) rather than numbers (N, T, D).
+        Whether the input is token ids (N, T) rather than numbers (N, T, D).
     output : {"all", "last"}
-        Outputs at every step, or from each direction's final state in the last recurrent layer.
+        An output at every step, or one from each direction's final state in the last recurrent layer.
     output_activation : {None, "sigmoid", "softmax"}
     training : bool
-        Keep what a backward pass needs, and have dropout.
+        Keep what a backward pass needs, and apply dropout.
     input_grads : bool
-        Also find the gradients of x and of the initial state.
+        Also compute the gradients of x and of the initial state.
     streaming : bool
-        The final states go where the initial ones are: a forward pass goes on from the one before.
+        Write the final states over the initial ones, so that each forward pass continues from the last.
     loss : str, optional
-        Ends the plan; see `rnncore.losses`.
+        A loss to end the plan with; see `rnncore.losses`.
     reduction : {"mean", "sum"}
-        Of the loss.
+        How the loss is reduced to a number.
     implementation : optional
-        Kernels from `rnncore.kernels.load`; those in use if not given.
+        Kernels from `rnncore.kernels.load`; `kernels.active` if not given.
 
     Attributes
     ----------
     layers : sequence of Layer
     kernels
-        What the layers take their stages from.
+        The implementation that the layers take their stages from.
     rows : Rows
-        Layout of the packed batch; M valid steps.
+        Layout of the packed batch, with M valid steps.
     x : Variable
         Packed input, (N*T, D), or (N*T,) intp.
     logits, prediction : Variable
@@ -138,17 +140,17 @@ class Plan:
     initial, final : list of tuples of Variable
         States of each recurrent layer, (L * directions, N, H), N in packed order.
     stages : list of Stage
-        In forward order, without the activation unless the loss looks behind it.
+        In forward order. The activation is among them only if the loss is on predictions.
     intake : Intake
-        Takes a batch's input in.
+        Packs a batch's input.
     activation : Stage or None
-        From logits to prediction.
+        Computes the prediction from the logits.
     step : Step or None
-        The whole training step, where a trainer has put one.
+        The whole training step, if a trainer has set one.
     draws : bool
         Whether there are dropout masks to draw.
     nbytes : int
-        Of all buffers.
+        Bytes of all buffers.
     """
 
     def __init__(
@@ -182,7 +184,7 @@ class Plan:
         self.stages: list[Stage] = []
         self.initial: list[tuple[Variable, ...]] = []
         self.final: list[tuple[Variable, ...]] = []
-        self.gradients: list[np.ndarray] = []  # of the states: zero before every backward pass
+        self.gradients: list[np.ndarray] = []  # of the states, zeroed before every backward pass
         self._masks: list[tuple[np.ndarray, float]] = []
         self._directions: list[int] = []  # of each recurrent layer
         self.nbytes = 0
@@ -194,7 +196,7 @@ class Plan:
         else:
             self.x = self.variable((self.rows.capacity, layers[0].in_features), grad=input_grads)
             self._bounds, self._expected = checks.finite(self.dtype), "expected a finite number"
-        # NaN passes through a network, but nothing is learnt from it, and a stream would never forget it
+        # NaN passes through a network, but it would spoil the weights in training, and a stream for ever
         checked = tokens or loss or streaming
         self.intake = self.kernels.Intake(self.rows, self.x.value, self._bounds if checked else None)
 
@@ -238,9 +240,9 @@ class Plan:
     def variable(
         self, shape: tuple[int, ...], grad: bool = True, room: int = 0, bounded: bool = False
     ) -> Variable:
-        """Return a buffer, with so many rows of room before it, whose numbers may be said to be bounded.
+        """Return a buffer with `room` rows of memory before it; see `Variable`.
 
-        In training it has a gradient, which the one stage that reads it fills.
+        In training it has a gradient, unless `grad` is False. The only stage that reads it fills that.
         """
         value = zeros((room + shape[0], *shape[1:]), self.dtype)[room:]
         self.nbytes += value.nbytes
@@ -250,7 +252,7 @@ class Plan:
         return Variable(value, zeros(shape, self.dtype), room, bounded)
 
     def weights(self, layer: Layer, names: Sequence[str]) -> tuple[Variable, ...]:
-        """Return parameters of a layer, with their gradients if the plan is for training."""
+        """Return parameters of a layer, in a plan for training with their gradients."""
         grads = layer.grads if self.training else {}
         return tuple(Variable(layer.params[name], grads.get(name)) for name in names)
 
@@ -259,7 +261,7 @@ class Plan:
     ) -> tuple[tuple[Variable, ...], tuple[Variable, ...]]:
         """Return initial and final state of a recurrent layer: `count` variables (L * directions, N, H) each.
 
-        Their gradients may come from several sides, and every backward pass begins them from zero.
+        Several stages may add to their gradients, which every backward pass zeroes first.
         """
         shape = (num_layers * directions, self.rows.N, H)
         self._directions.append(directions)
@@ -288,9 +290,9 @@ class Plan:
         fragments: Fragments | None = None,
         first: int = 0,
     ) -> None:
-        """Take a batch in: x (N, T, D) or (N, T), whose values alone are left to check.
+        """Pack a batch x, (N, T, D) or (N, T). Only its values are checked here.
 
-        It may be part of a larger one, of which it has the sequences from `first` on.
+        If the batch is part of a larger one, its sequences begin with number `first` of that.
 
         Raises
         ------
@@ -306,14 +308,14 @@ class Plan:
         self.load_states(states)
 
     def load_step(self, x_t: np.ndarray) -> None:
-        """Take the next step of a stream in: (N, D) or (N,), whose values alone are left to check.
+        """Pack the next step of a stream, (N, D) or (N,). Only its values are checked here.
 
         Raises
         ------
         ValueError
-            If a value is no finite number, or a token id is outside the vocabulary.
+            If a value is not finite, or a token id is outside the vocabulary.
         """
-        if not self.intake.take(x_t):  # one step of all sequences is packed as it is
+        if not self.intake.take(x_t):  # a single step is packed in the caller's order
             wrong = checks.first_outside(self.x.value, self._bounds) or ()
             place = ", ".join(map(str, wrong))
             raise ValueError(f"x_t[{place}] = {_as_given(x_t[wrong], self.x.value[wrong])}, {self._expected}")
@@ -325,7 +327,7 @@ class Plan:
                 variable.value[:, slice(None) if rows is None else rows] = 0
 
     def load_states(self, states: States | None) -> None:
-        """Take the initial states in, which are zero if None."""
+        """Set the initial states; None means zero."""
         if states is None and self._at_rest and not self.streaming:
             return
         for i, layer in enumerate(self.initial):
@@ -339,8 +341,8 @@ class Plan:
     def _place_states(self, value: np.ndarray, states: np.ndarray, directions: int, at_end: bool) -> None:
         """Write the states (L * directions, N, H) of the caller's sequences into those of the sorted batch.
 
-        Those of a direction at the end of its run belong to the last fragment that it meets, and those at the
-        beginning to the first one, unless that begins anew.
+        Final states (`at_end`) belong to the last fragment of a sequence that a direction runs, and initial
+        states to the first one, unless it begins anew.
         """
         if self.rows.full:
             value[...] = states
@@ -363,18 +365,18 @@ class Plan:
         return out
 
     def _ends(self, reverse: bool, at_end: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return where a direction's run of each sequence begins or ends, and which of these begin anew."""
+        """Return the row where a direction begins or ends each sequence, and whether that begins anew."""
         _, fragments = self.rows.given
         anew = fragments.anew if fragments and not reverse and not at_end else np.zeros(self.sequences, bool)
         return self.rows.places_of_sequences(last=reverse != at_end), anew
 
     def load_target(self, y: np.ndarray) -> None:
-        """Take the target of the batch in, whose values alone are left to check.
+        """Pack the target of the batch. Only its values are checked here.
 
         Raises
         ------
         ValueError
-            If the batch has no valid element, or the loss cannot take one of the target's.
+            If the batch has no valid step, or the loss does not accept one of the target's values.
         """
         R = self.rows.N if self.last else self.rows.M
         if R == 0:
@@ -396,18 +398,18 @@ class Plan:
         last: bool = False,
         first: int = 0,
     ) -> NoReturn:
-        """Raise ValueError for the first of the packed values outside the bounds, as it was given."""
+        """Raise ValueError for the first packed value outside the bounds, as the caller knows it."""
         wrong = checks.first_outside(packed, bounds)
         assert wrong is not None
-        place = self._place(wrong, last)[: given.ndim]  # a target's only output may have no axis
+        place = self._place(wrong, last)[: given.ndim]  # a target of a single output may lack the last axis
         value = _as_given(given[place], packed[wrong])
         n, *rest = place
         raise ValueError(f"{name}[{', '.join(map(str, [first + n, *rest]))}] = {value}, {expected}")
 
     def draw(self, rng: np.random.Generator | None) -> None:
-        """Draw the masks of all dropout stages, or with None let everything through.
+        """Draw the masks of all dropout stages; with None nothing is dropped.
 
-        They are drawn in the caller's order, which no number of threads changes.
+        Masks are drawn in the caller's order, so that they do not depend on the number of threads.
         """
         places = self.rows.places() if self._masks and rng else None
         for mask, rate in self._masks:
@@ -418,7 +420,7 @@ class Plan:
             np.multiply(kept[places], 1 / (1 - rate), out=mask[: self.rows.M], casting="same_kind")
 
     def load_gradients(self, dy: np.ndarray | None, dstates: States | None) -> None:
-        """Take in the gradients that arrive at the output and at the final states."""
+        """Set the gradients of the output and of the final states; None means zero."""
         self.zero_grad()
         if dy is None:
             gradient(self.logits).fill(0)
@@ -432,7 +434,7 @@ class Plan:
                     self._place_states(gradient(variable), array, directions, at_end=True)
 
     def take_over(self, other: Plan) -> None:
-        """Take in what a plan of the same kind has taken in or drawn, laid out in one share."""
+        """Copy what a plan of the same kind has packed and drawn, into a layout of one share."""
         self.rows.arrange(*other.rows.given)
         self.rows.horizon[:] = other.rows.horizon
         in_time = np.argsort(other.rows.steps()[1], kind="stable")
@@ -445,13 +447,13 @@ class Plan:
                 own_state.value[...] = their_state.value
 
     def _packed_inputs(self) -> list[np.ndarray]:
-        """Return what has a row for each step of each sequence: x, dropout masks, and mostly the target."""
+        """Return the arrays with a row for each valid step: x, dropout masks, and unless `last` the target."""
         return [self.x.value, *(mask for mask, _ in self._masks), *([] if self.last else [self.target])]
 
     # the passes
 
     def pack(self) -> None:
-        """Read the weights: before a forward pass, if they may have changed."""
+        """Read the weights; call it before a forward pass if they may have changed."""
         self._forward.pack()
 
     def forward(self) -> None:
@@ -464,7 +466,7 @@ class Plan:
             array.fill(0)
 
     def backward(self) -> None:
-        """Find the gradients of the data, and add to those of the weights."""
+        """Compute the gradients of the data, and add to those of the weights."""
         for stage in reversed(self.stages):
             stage.backward()
         with ExitStack() as held:
@@ -493,7 +495,7 @@ class Plan:
 
     @property
     def count(self) -> int:
-        """Number of elements, or rows for "cross_entropy", that the loss is over."""
+        """Number of elements that the loss sums over; of rows for "cross_entropy"."""
         rows = self.rows.N if self.last else self.rows.M
         return rows if self.target.ndim == 1 else rows * self.target.shape[1]
 
@@ -536,7 +538,7 @@ class Plan:
         return out
 
     def _place(self, index: tuple[int, ...], last: bool = False) -> tuple[int, ...]:
-        """Return where an element of the packed batch stands in the caller's."""
+        """Return the index in the caller's batch of an element of the packed batch."""
         row, *rest = index
         if last:
             return int(self.rows.order[row]), *rest
@@ -545,7 +547,7 @@ class Plan:
 
 
 def _as_given(value: Any, packed: Any) -> str:
-    """Return a number that is refused, with what it became if that is the reason."""
+    """Return a refused number as text, with what the dtype made of it if that is the reason."""
     overflows = np.isfinite(value) and np.isinf(packed)
     return f"{value} ({packed} in {packed.dtype})" if overflows else str(value)
 
@@ -562,29 +564,29 @@ def _require_memory(layers: Sequence[Layer], N: int, T: int, training: bool) -> 
 
 
 class Plans:
-    """Plans that no pass is using, by shape: a pass takes one out, and gives it back when it is done.
+    """The plans that no pass is using, by shape. A pass takes one out and gives it back when it is done.
 
-    So no two passes share buffers, whichever threads they run on. The plans used last are kept, so that
-    shapes that come again find theirs laid out.
+    So no two passes share buffers, whichever threads they run on. The plans used last are kept, so that a
+    shape that comes again need not be laid out again.
 
     Parameters
     ----------
     count : int
-        Plans kept at most.
+        Largest number of plans to keep.
     room : int
-        Bytes that all of them may take up, unless there is only one.
+        Largest number of bytes that they may take up together; a single plan may take up more.
     """
 
     def __init__(self, count: int = 8, room: int = 1 << 28) -> None:
         self._count, self._room = count, room
-        self._idle: list[tuple[Hashable, Plan]] = []  # the one given back last stands last
+        self._idle: list[tuple[Hashable, Plan]] = []  # in the order in which they were given back
 
     def take(self, key: Hashable, make: Callable[[], Plan]) -> Plan:
-        """Return a plan of that key for the caller alone, made now if none is idle."""
+        """Return a plan of that key that only the caller uses; if none is idle, make one."""
         for entry in self._idle[::-1]:
             if entry[0] == key:
                 try:
-                    self._idle.remove(entry)  # for one of the threads that have found it
+                    self._idle.remove(entry)  # succeeds for only one of the threads that have found it
                 except ValueError:
                     continue
                 return entry[1]

@@ -1,13 +1,22 @@
 """Which rows of a packed batch belong to which step.
 
 A batch of ragged sequences is *packed time-major*: the sequences are sorted by length, longest first, and
-the array holds the rows of step 0 of every sequence that has one, then those of step 1, and so on. Steps
-behind the end of a sequence do not exist, so nothing has to be masked and the cost follows the valid steps.
-The rows of one step, and all rows of the batch, are one block for a matrix product. For several threads a
-batch is laid out in shares, each packed like that: what a core fetches ahead of what it reads is its own.
+the array holds the rows of step 0 of every sequence that has one, then those of step 1, and so on. For
+example, the rows of sequences A, B, C with 3, 2 and 1 steps:
+
+::
+
+    packed row   0   1   2   3   4   5
+                 A0  B0  C0  A1  B1  A2
+
+Steps after the end of a sequence do not exist, so nothing has to be masked and the cost is proportional to
+the valid steps. The rows of one step, and all rows of the batch, are one block for a matrix product. For
+several threads, a batch is laid out in shares of whole sequences, each packed like that. The memory that a
+core prefetches behind what it reads is then its own.
 
 Dimension letters, here and in all kernels: N sequences, T steps, M valid steps of the whole batch, D input
-size, H hidden size, O output size, G gates of a cell, V vocabulary, R rows of a stage.
+size, H hidden size, O output size, G gates of a cell, V vocabulary, F fragments, R rows of a stage (M, or N
+for output "last").
 """
 
 from __future__ import annotations
@@ -26,10 +35,10 @@ PAIR = 128  # bytes of two cache lines
 
 
 def zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
-    """Return zeros from the boundary of a pair of cache lines on, as `numpy.zeros` does not.
+    """Return zeros that begin at the boundary of a pair of cache lines, unlike those of `numpy.zeros`.
 
-    A vector register of 64 bytes then reads and writes one line at a time instead of two; and threads that
-    have neighbouring rows seldom share a pair, which cores fetch together.
+    A vector register of 64 bytes then reads or writes one cache line instead of two. And two threads with
+    neighbouring rows seldom share a pair of lines, which cores fetch together.
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape) if isinstance(shape, tuple) else shape
@@ -45,11 +54,12 @@ class Variable(NamedTuple):
     ----------
     value : ndarray
     grad : ndarray or None
-        Same shape and dtype; None where nobody asks for it (token ids, inference).
+        Same shape and dtype; None if it is not needed (token ids, inference).
     room : int
-        Rows of memory before the first: in front of its outputs, a recurrent layer keeps its initial state.
+        Rows of memory before the first row; a recurrent layer keeps its initial state there, before its
+        outputs.
     bounded : bool
-        Whether no number is much larger than the others of its row, as of hidden states, in -1 ... 1.
+        Whether no number is much larger than the others of its row, as in hidden states within -1 ... 1.
     """
 
     value: np.ndarray
@@ -59,18 +69,18 @@ class Variable(NamedTuple):
 
 
 class Fragments(NamedTuple):
-    """Sequences that begin anew at some of their steps, cut there: each fragment runs like a sequence.
+    """Sequences cut at the steps where they begin anew; each fragment then runs like a sequence.
 
     Attributes
     ----------
     lengths : ndarray of intp, shape (F,)
         Valid steps of each fragment.
     begins : ndarray of intp, shape (F,)
-        Its first row in the caller's batch, taken as (N * T, ...).
+        First row of each fragment in the caller's batch, viewed as (N * T, ...).
     first, last : ndarray of intp, shape (N,)
         The first and the last fragment of each sequence.
     anew : ndarray of bool, shape (N,)
-        Whether the state before the first fragment that is run is not the given one.
+        Whether the first fragment of a sequence that is run begins anew, and not from the caller's state.
     """
 
     lengths: np.ndarray
@@ -81,7 +91,7 @@ class Fragments(NamedTuple):
 
     @classmethod
     def cut(cls, resets: np.ndarray, lengths: np.ndarray | None, last: bool) -> Fragments:
-        """Cut sequences where resets (N, T) are true; keep the last fragment of each alone if `last`."""
+        """Cut sequences where resets (N, T) are true; if `last`, keep only the last fragment of each."""
         N, T = resets.shape
         ends = np.full(N, T, np.intp) if lengths is None else lengths
         begin = resets & (np.arange(T) < ends[:, None])
@@ -99,18 +109,18 @@ class Fragments(NamedTuple):
 
     @property
     def room(self) -> int:
-        """Rows to lay out: N times a power of two, so that few plans serve any number of resets."""
+        """Rows to lay out: N times a power of two, so that a few plans serve any number of resets."""
         N = len(self.first)
         return N << max(-(-len(self.lengths) // max(N, 1)) - 1, 0).bit_length()
 
     def padded(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return lengths and begins of so many fragments, of which those that do not exist have no step."""
+        """Return lengths and begins of `count` fragments; those beyond the existing ones have no steps."""
         missing = (0, count - len(self.lengths))
         return np.pad(self.lengths, missing), np.pad(self.begins, missing)
 
 
 class Rows:
-    """The layout of a packed batch of up to N sequences of up to T steps; all of them full at first.
+    """The layout of a packed batch of N sequences of up to T steps; at first all of them have T steps.
 
     The arrays are allocated once and filled in place, so that a kernel may keep pointers to them.
 
@@ -119,9 +129,10 @@ class Rows:
     N, T : int
         Number of sequences and capacity in steps.
     most : int
-        Shares that there may be, of two rows at least.
+        Largest number of shares; fewer if each would have less than two rows.
     capacity : int, optional
-        Packed rows that there is room for; N * T if not given. Fragments of fewer sequences need less.
+        Number of packed rows that buffers have room for; N * T if not given. Where the N rows are fragments
+        of fewer sequences, less is enough.
 
     Attributes
     ----------
@@ -129,25 +140,25 @@ class Rows:
         Row n of every step is sequence ``order[n]`` of the caller's batch, or fragment ``order[n]`` of its
         sequences.
     begins : ndarray of intp, shape (N,)
-        Step 0 of row n is row ``begins[n]`` of the caller's batch, taken as (N * T, ...).
+        Step 0 of row n is row ``begins[n]`` of the caller's batch, viewed as (N * T, ...).
     lengths : ndarray of intp, shape (N,)
-        Valid steps of each row's sequence, descending.
+        Valid steps of each row, in descending order.
     counts : ndarray of intp, shape (T,)
-        Sequences that have step t: they are the rows 0 ... ``counts[t] - 1`` of the sorted batch.
+        Number of rows that have a step t; these are rows 0 ... ``counts[t] - 1`` of the sorted batch.
     middle : ndarray of intp, shape (1,)
-        The first row of the second half of the batch, which has about as many steps as the first one.
+        The first row of the second half of the batch; both halves have about the same number of steps.
     bounds : ndarray of intp, shape (most + 1,)
-        Share p has the rows ``bounds[p]`` ... ``bounds[p + 1] - 1``.
+        Share p has rows ``bounds[p]`` ... ``bounds[p + 1] - 1``.
     offsets : ndarray of intp, shape (most, T + 1)
-        Step t of row n of share p is packed row ``offsets[p, t] + n``; step T is the end of the share.
+        Step t of row n of share p is packed row ``offsets[p, t] + n``; step T stands for the share's end.
     sizes : ndarray of intp, shape (2,)
-        M and the number of shares, for kernels.
+        M and the number of shares, as an array that kernels read.
     M, shares : int
         Valid steps of the whole batch, and the number of shares.
     full : bool
-        All sequences have T steps, and so are in the caller's order.
+        Whether all sequences have T steps; they are then in the caller's order.
     horizon : ndarray of intp, shape (3,)
-        How far back a loss reaches, for the backward pass: k, phase, per sequence; see `truncate`.
+        k, phase and per sequence: how far back a loss reaches in the backward pass; see `truncate`.
     """
 
     def __init__(self, N: int, T: int, most: int = 1, capacity: int | None = None) -> None:
@@ -158,7 +169,7 @@ class Rows:
         self.order = np.empty(N, np.intp)
         self.begins = np.empty(N, np.intp)
         self.lengths = np.empty(N, np.intp)
-        self._before = np.zeros(N, np.intp)  # steps of all rows before
+        self._before = np.zeros(N, np.intp)  # number of steps of the rows before row n
         self.counts = np.empty(T, np.intp)
         self.middle = np.empty(1, np.intp)
         self.bounds = np.zeros(most + 1, np.intp)
@@ -174,7 +185,7 @@ class Rows:
         Parameters
         ----------
         lengths : ndarray of integers, shape (N,), or None
-            Valid steps of each sequence, 0 ... T, in the caller's order; None: all T.
+            Valid steps of each sequence, 0 ... T, in the caller's order; None means that all have T.
         fragments : Fragments, optional
             Lay these out instead of whole sequences.
         """
@@ -194,7 +205,7 @@ class Rows:
         self.share(1)
 
     def share(self, shares: int) -> None:
-        """Lay out the batch in shares of about as many steps each; nothing has been packed yet.
+        """Lay out the batch in shares with about the same number of steps each, before anything is packed.
 
         Parameters
         ----------
@@ -204,7 +215,7 @@ class Rows:
         self.shares = shares
         self.sizes[:] = self.M, shares
         self.bounds[shares] = self.N
-        if shares == 1:  # as at first for every batch of unequal lengths
+        if shares == 1:  # a short cut for `arrange`, which every batch of unequal lengths passes through
             self.counts.cumsum(out=self.offsets[0, 1:])
             return
         self.bounds[1:shares] = self._before.searchsorted(np.arange(1, shares) * self.M / shares)
@@ -218,11 +229,12 @@ class Rows:
         offsets += begins[:, None] - first
 
     def truncate(self, k: int, per_sequence: bool) -> None:
-        """Let the loss at step t reach the steps t-k+1 ... t alone, or with k = 0 all.
+        """Let the loss at step t reach only steps t-k+1 ... t; k = 0 lets it reach all.
 
-        With a loss at every step this takes k backward passes, of phase 0 ... k-1: each has the losses of the
-        steps t = phase (mod k), and there the gradient from the step after is cut. So no step of any layer
-        belongs to two of these losses. With one loss for each sequence, at its last step, one pass will do.
+        With a loss at every step, this takes k backward passes, of phase 0 ... k-1. A pass has the losses of
+        the steps t = phase (mod k), and cuts the gradient that comes to these steps from the step after. So
+        in a pass each step of any layer belongs to one loss only. With one loss for each sequence, at its
+        last step, a single pass is enough.
         """
         self.horizon[:] = k, 0, per_sequence
 
@@ -237,7 +249,7 @@ class Rows:
         return chosen
 
     def steps(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return which row of the sorted batch and which of its steps each packed row is: (M,) each."""
+        """Return the row of the sorted batch and the step of each packed row: two arrays (M,)."""
         rows, steps = [], []
         for first, last in pairwise(self.bounds[: self.shares + 1]):
             step, row = np.nonzero(np.arange(self.T)[:, None] < self.lengths[first:last])
@@ -246,13 +258,13 @@ class Rows:
         return np.concatenate(rows), np.concatenate(steps)
 
     def origins(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return which sequence and which step each packed row is, of the caller's batch: (M,) each."""
+        """Return the caller's sequence and the step of each packed row: two arrays (M,)."""
         rows, steps = self.steps()
         sequences, found = np.divmod(self.begins[rows] + steps, max(self.T, 1))
         return sequences, found
 
     def places(self) -> np.ndarray:
-        """Return where each packed row comes among all of them in the caller's order: (M,)."""
+        """Return the place of each packed row among all valid steps in the caller's order: (M,)."""
         rows, steps = self.steps()
         found = np.empty(self.M, np.intp)
         found[np.argsort(self.begins[rows] + steps)] = np.arange(self.M)
@@ -267,7 +279,7 @@ class Rows:
             The caller's batch; T' may be less than T as long as no sequence is longer than T'.
         out : ndarray, shape (N * T, ...)
         """
-        if self.full:  # packing is a transpose then, which takes a copy but no temporary array
+        if self.full:  # packing is then a transpose, which needs no temporary array
             for sequences, steps in self._by_share(x, out):
                 np.copyto(steps, sequences.swapaxes(0, 1), casting="unsafe")
         else:
@@ -280,7 +292,7 @@ class Rows:
         ----------
         packed : ndarray, shape (N * T, ...)
         out : ndarray, shape (N, T', ...)
-            In the caller's order; zero where a sequence has no step.
+            The caller's order; zero where a sequence has no step.
         """
         if self.full:
             for sequences, steps in self._by_share(out, packed):
@@ -290,7 +302,7 @@ class Rows:
             out[self.origins()] = packed[: self.M]
 
     def _by_share(self, x: np.ndarray, packed: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the sequences of each share of a full batch, (n, T, ...), and its rows, (T, n, ...)."""
+        """Yield each share of a full batch: its sequences (n, T, ...), and its packed rows (T, n, ...)."""
         for first, last in pairwise(self.bounds[: self.shares + 1].tolist()):
             rows = packed[first * self.T : last * self.T]
             yield x[first:last], rows.reshape(self.T, last - first, *packed.shape[1:])
