@@ -1,7 +1,7 @@
 """Picks the kernels: NumPy's, or the compiled ones of an instruction-set level that this CPU runs.
 
-The choice is the highest level, unless the environment variable ``RNNCORE_KERNELS`` names another: numpy,
-base, v3, v4 or amx. It is made when the kernels are first used, as ``kernels.active``.
+The highest level is chosen, unless the environment variable ``RNNCORE_KERNELS`` names another: numpy, base,
+v3, v4 or amx. The choice is made when ``kernels.active`` is first read.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def available() -> tuple[str, ...]:
 
 
 def load(name: str) -> SimpleNamespace:
-    """Return the kernels of that name: the stages and functions of all families, and `name`.
+    """Return the kernels of that name: a namespace of the stages and functions of all families, and `name`.
 
     Raises
     ------
     ValueError
         If this machine has no such kernels.
     """
-    # The CPU is asked before a level's modules are imported: their very first instructions may be beyond it.
+    # The CPU is checked before a level's modules are imported, since even their import runs its instructions.
     if name not in available():
         raise ValueError(f"kernels {name!r} do not run here, expected one of {', '.join(available())}")
     kernels = SimpleNamespace(name=name)
@@ -51,7 +51,7 @@ def load(name: str) -> SimpleNamespace:
         module = importlib.import_module(path)
         for member in members:
             setattr(kernels, member, getattr(module, member))
-    # these run at every level, and the stages of any
+    # These are the same at every level, and run the stages of any level.
     for member, reference, compiled in (
         ("Forward", "step", "_stage"),
         ("set_num_threads", "step", "_stage"),
@@ -78,11 +78,11 @@ def choose() -> SimpleNamespace:
 
 
 def set_num_threads(count: int) -> None:
-    """Use at most so many threads, for everything; results do not depend on it, to the bit.
+    """Set the largest number of threads for all computations; results do not depend on it, to the bit.
 
     The default is the environment variable ``RNNCORE_NUM_THREADS``, or the number of cores that this process
-    may use. Work too small to be shared stays on one thread; so does all of the NumPy kernels. A stream uses
-    as many as when it was made, or fewer.
+    may use. Work that is too small to be split stays on one thread, and so do the NumPy kernels. A stream
+    never uses more threads than were set when it was made.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def set_num_threads(count: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Return how many threads are used at most."""
+    """Return the largest number of threads that computations use."""
     return _module.active.get_num_threads()
 
 

@@ -26,7 +26,7 @@ __all__ = ["GRU", "LSTM", "RNN", "Embedding", "Layer", "Linear", "Recurrent"]
 class Layer(Network):
     """What all layers share: parameters and gradients, each in one flat array with a view for every name.
 
-    What kernels rely on is read-only: sizes, options, and where the parameters lie.
+    Sizes, options and the arrays themselves are read-only, because kernels rely on them.
 
     Attributes
     ----------
@@ -34,10 +34,10 @@ class Layer(Network):
         Parameters and their gradients. Writing into an array takes effect at the next call; replacing one is
         an error.
     lock : threading.Lock
-        Held while a backward pass adds to the gradients.
+        A lock that is held while a backward pass adds to the gradients.
     dtype : dtype
     in_features : int
-        Width of the input; where that may be token ids, the size of the vocabulary as well.
+        Width of the input; for token ids, the size of the vocabulary.
     out_features : int
         Width of the output.
     """
@@ -71,7 +71,7 @@ class Layer(Network):
 
     @property
     def flat(self) -> Variable:
-        """All parameters one after another, and all gradients."""
+        """All parameters one after another, and likewise their gradients."""
         return Variable(self._flat.value.view(), gradient(self._flat).view())
 
     @property
@@ -80,7 +80,7 @@ class Layer(Network):
         return (self,)
 
     def kind_of(self, x: np.ndarray) -> str:
-        """Return "tokens" or "dense": as what the layer takes x."""
+        """Return "tokens" or "dense": the kind of input that the layer takes x for."""
         return self.inputs[0]
 
     def check_state(self, name: str, state: State, N: int) -> tuple[np.ndarray, ...]:
@@ -97,12 +97,13 @@ class Layer(Network):
         x : Variable
             Packed input.
         last : bool
-            Of a recurrent layer: put out the final state alone; of another: x has one row for each sequence.
+            A recurrent layer then outputs only its final state; for another layer, x has one row for each
+            sequence.
         """
 
     @abstractmethod
     def numbers(self, training: bool) -> int:
-        """Return about how many numbers a plan holds for each time step of a sequence."""
+        """Return about how many numbers a plan stores for each step of a sequence."""
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -174,7 +175,7 @@ class Recurrent(Layer):
 
     @property
     def directions(self) -> tuple[bool, ...]:
-        """Of each direction, whether it runs from the last step to the first."""
+        """For each direction, whether it runs from the last step to the first."""
         return (False, True) if self.bidirectional else (False,)
 
     @property
@@ -183,11 +184,11 @@ class Recurrent(Layer):
         return True
 
     def _roles(self) -> tuple[str, ...]:
-        """Return the parameters of one layer and direction, in the kernels' order."""
+        """Return the roles of one layer and direction's parameters, in the order that kernels take them."""
         return ("weight_ih", "weight_hh", *self._biases[self.bias])
 
     def _options(self) -> dict[str, Any]:
-        """Return what the kernel wants to know besides its arrays."""
+        """Return the options that the kernel takes besides its arrays."""
         return {}
 
     def _names(self, layer: int, reverse: bool) -> dict[str, str]:
@@ -233,15 +234,15 @@ class Recurrent(Layer):
         training : bool, default False
             Keep what `backward` needs, and drop out between layers.
         resets : array_like of bool, (N, T), optional
-            Where sequences begin anew: the state before that step is zero, and no gradient passes it. Each
-            piece of a sequence gives what it would give by itself, in both directions.
+            Where true, a sequence begins anew: the state before that step is zero, and no gradient passes it.
+            Each fragment of a sequence gives the results that it gives alone, in both directions.
 
         Returns
         -------
         y : ndarray, (N, T, H * directions)
             h of the top layer at every step; zero where a sequence has no step.
         state : ndarray, (L * directions, N, H), or a pair
-            After each sequence's own last step (reverse direction: its first).
+            State after each sequence's own last step (in the reverse direction, its first step).
         """
         return self._forward(x, state, lengths, resets, training)
 
@@ -251,7 +252,7 @@ class Recurrent(Layer):
         Parameters
         ----------
         dy : array_like, (N, T, H * directions), or None
-            Gradient of the loss with respect to y; None is zero.
+            Gradient of the loss with respect to y; None means zero.
         dstate : as state
             Gradient with respect to the final state; zero if not given.
 
@@ -265,7 +266,7 @@ class Recurrent(Layer):
         return self._backward(dy, dstate)
 
     def numbers(self, training: bool) -> int:
-        """Return about how many numbers a plan holds for each time step of a sequence."""
+        """Return about how many numbers a plan stores for each step of a sequence."""
         widths = len(self.directions) * self.hidden_size * self.num_layers
         return widths * ((len(self.gates) + 2 * self.states + 1) if training else 1)
 
@@ -288,7 +289,7 @@ class Recurrent(Layer):
                     tuple(_slice(v, k) for v in initial),
                     tuple(_slice(v, k) for v in final),
                     reverse=reverse,
-                    # the backward pass takes the reverse direction first
+                    # the reverse direction comes first in the backward pass, and sets dx
                     adds=directions == 2 and not reverse,
                     **self._options(),
                 )
@@ -302,7 +303,7 @@ class Recurrent(Layer):
             return x
         tops = [_slice(final[0], k)._replace(bounded=self.bounded) for k in range(-directions, 0)]
         if directions == 1 and not (plan.streaming or plan.training):
-            return tops[0]  # else a reader may write into it, or would not add to its gradient
+            return tops[0]  # otherwise a reader may write into it, or would not add to its gradient
         joined = plan.variable((plan.rows.N, H * directions), bounded=self.bounded)
         plan.stages.append(plan.kernels.Join(plan.rows, tops, joined))
         return joined
@@ -341,31 +342,32 @@ class RNN(Recurrent):
     hidden_size : int
         H.
     num_layers : int, default 1
-        L; each layer but the first takes the outputs of the one below.
+        L; each layer except the first takes the outputs of the one below.
     activation : {"tanh", "sigmoid", "relu", "prelu", "identity"}
-        f. "prelu" (He et al., *Delving deep into rectifiers*, 2015) is z for z > 0, else slope · z, with a
-        slope that is learnt.
+        f. "prelu" (He et al., *Delving deep into rectifiers*, 2015) is z for z > 0 and slope · z otherwise,
+        with a trainable slope.
     bias : bool or "single", default True
         True: bias_ih and bias_hh; "single": bias_ih alone; False: none.
     bidirectional : bool, default False
-        Add a direction from the last step to the first; outputs stand side by side.
+        Add a direction from the last step to the first; the outputs of both are concatenated.
     dropout : float, default 0
-        Share of each layer's outputs, but for the top one's, set to zero in training.
+        Fraction of the outputs of every layer except the top one that is set to zero in training.
     init : str, callable or mapping of str to array_like, default "default"
-        Name of an initializer, one of your own, or the parameters themselves; see `rnncore.initializers`.
+        Name of an initializer, your own function, or the parameters themselves; see `rnncore.initializers`.
     dtype : {"float32", "float64"}
     seed : int or numpy.random.Generator, optional
 
     Attributes
     ----------
     params, grads : mapping of str to ndarray
-        weight_ih_l0 (H, D), weight_hh_l0 (H, H), bias_ih_l0 (H,), bias_hh_l0 (H,), slope_l0 (1,), then _l1,
-        ..., each with a twin _reverse if bidirectional; weight_ih_l1 is (H, H * directions).
+        weight_ih_l0 (H, D), weight_hh_l0 (H, H), bias_ih_l0 (H,), bias_hh_l0 (H,), slope_l0 (1,), then the
+        same with _l1, ...; if bidirectional, each also with the suffix _reverse. weight_ih_l1 is
+        (H, H * directions).
 
     Raises
     ------
     ValueError, TypeError
-        For an argument that makes no sense.
+        If an argument is invalid.
     """
 
     kernel = "RNN"
@@ -412,7 +414,7 @@ class LSTM(Recurrent):
         c_t = f * c_{t-1} + i * g
         h_t = o * tanh(c_t)
 
-    weight_ih holds W_i, W_f, W_g, W_o on top of each other, weight_hh the U, bias_ih the b and bias_hh the d.
+    weight_ih stacks W_i, W_f, W_g and W_o; weight_hh stacks the U, bias_ih the b, and bias_hh the d.
 
     Parameters
     ----------
@@ -427,7 +429,7 @@ class LSTM(Recurrent):
     Raises
     ------
     ValueError, TypeError
-        For an argument that makes no sense.
+        If an argument is invalid.
     """
 
     kernel = "LSTM"
@@ -460,12 +462,13 @@ class GRU(Recurrent):
         n = tanh(W_n x_t + b_n + U_n (r * h_{t-1}) + d_n)      not reset_after
         h_t = (1 - z) * n + z * h_{t-1}
 
-    weight_ih holds W_r, W_z, W_n on top of each other, weight_hh the U, bias_ih the b and bias_hh the d.
+    weight_ih stacks W_r, W_z and W_n; weight_hh stacks the U, bias_ih the b, and bias_hh the d.
 
     Parameters
     ----------
     reset_after : bool, default True
-        Reset behind the recurrent product, as PyTorch, cuDNN and Keras do, or before it, as in the paper.
+        Whether the reset gate acts after the recurrent product, as in PyTorch, cuDNN and Keras, or before it,
+        as in the paper.
     input_size, hidden_size, num_layers, bias, bidirectional, dropout, init, dtype, seed
         As for `RNN`.
 
@@ -477,7 +480,7 @@ class GRU(Recurrent):
     Raises
     ------
     ValueError, TypeError
-        For an argument that makes no sense.
+        If an argument is invalid.
     """
 
     kernel = "GRU"
@@ -541,7 +544,7 @@ class Linear(Layer):
         super().__init__(width, height, shapes, init, dtype, seed)
 
     def forward(self, x: npt.ArrayLike, training: bool = False) -> np.ndarray:
-        """Return y (N, T, O) for x (N, T, I); in training, keep what `backward` needs."""
+        """Return y (N, T, O) for x (N, T, I); in training, what `backward` needs is kept."""
         return self._forward(x, None, None, None, training)[0]
 
     def backward(self, dy: npt.ArrayLike) -> np.ndarray | None:
@@ -549,7 +552,7 @@ class Linear(Layer):
         return self._backward(dy, None)[0]
 
     def numbers(self, training: bool) -> int:
-        """Return about how many numbers a plan holds for each time step of a sequence."""
+        """Return about how many numbers a plan stores for each step of a sequence."""
         return self.out_features * (2 if training else 1)
 
     def build(self, plan: Plan, x: Variable, last: bool) -> Variable:
@@ -603,7 +606,7 @@ class Embedding(Layer):
         super().__init__(V, E, {"weight": (V, E)}, init, dtype, seed)
 
     def forward(self, x: npt.ArrayLike, training: bool = False) -> np.ndarray:
-        """Return y (N, T, E) for token ids x (N, T); in training, keep what `backward` needs."""
+        """Return y (N, T, E) for token ids x (N, T); in training, what `backward` needs is kept."""
         return self._forward(x, None, None, None, training)[0]
 
     def backward(self, dy: npt.ArrayLike) -> None:
@@ -611,7 +614,7 @@ class Embedding(Layer):
         self._backward(dy, None)
 
     def numbers(self, training: bool) -> int:
-        """Return about how many numbers a plan holds for each time step of a sequence."""
+        """Return about how many numbers a plan stores for each step of a sequence."""
         return self.out_features * (2 if training else 1)
 
     def build(self, plan: Plan, x: Variable, last: bool) -> Variable:

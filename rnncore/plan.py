@@ -2,7 +2,7 @@
 
 A single layer, a model, a stream and a trainer all run the same kind of plan. Data enters and leaves it in
 the caller's order, (N, T, ...); inside, the batch is packed. See `rnncore.rows`, also for the dimension
-letters; L is the number of a layer's levels.
+letters; L is the number of layers of a recurrent stack.
 """
 
 from __future__ import annotations
@@ -447,7 +447,7 @@ class Plan:
                 own_state.value[...] = their_state.value
 
     def _packed_inputs(self) -> list[np.ndarray]:
-        """Return the arrays with a row for each valid step: x, dropout masks, and unless `last` the target."""
+        """Return the arrays with a row for each valid step: x, dropout masks, and unless `last` targets."""
         return [self.x.value, *(mask for mask, _ in self._masks), *([] if self.last else [self.target])]
 
     # the passes

@@ -1,4 +1,4 @@
-"""Training one update after another: the plans that hold batches, and what is left of the latest step."""
+"""Single training updates: the plans that hold batches, and the results of the latest step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REDUCTIONS = ("mean", "sum")
 
 
 class Option:
-    """A setting of a trainer that its plans are laid out for: a new value takes effect at the next step.
+    """A setting of a trainer that its plans depend on; a new value takes effect at the next step.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Option:
 
 
 def _check_clip(name: str, other: str) -> Callable[[Learner, Any], float | None]:
-    """Return the check of one of two ways to clip."""
+    """Return the check of one way to clip, which excludes the other."""
 
     def check(learner: Learner, value: Any) -> float | None:
         if value is None:
@@ -74,7 +74,7 @@ def _check_bptt(learner: Learner, bptt: Any) -> int | str:
 
 
 class Learner:
-    """What a `Trainer` makes single updates with; its parameters and attributes are described there."""
+    """The part of a `Trainer` that makes single updates; see there for its parameters and attributes."""
 
     clip_norm = Option(_check_clip("clip_norm", "clip_value"), "Greatest norm of all gradients, or None.")
     clip_value = Option(_check_clip("clip_value", "clip_norm"), "Greatest size of a gradient, or None.")
@@ -102,7 +102,7 @@ class Learner:
         self.reduction = reduction
         self.bptt = bptt
         self.rng = np.random.default_rng(seed)
-        if self.rng is model.rng:  # batches can be drawn again only if nothing else is drawn in between
+        if self.rng is model.rng:  # batches can be drawn again only from a generator that nothing else uses
             (self.rng,) = self.rng.spawn(1)
         self._optimizer = optimizers.get(optimizer)
         self._begin(None)
@@ -110,16 +110,16 @@ class Learner:
             model.end_in(losses.ON_LOGITS[self.loss])
 
     def _begin(self, state: State) -> None:
-        """Begin without a step made, with a state of the network to go on from."""
+        """Begin with no step made, and with a state of the network to continue from."""
         self._turn = threading.Lock()  # held by the thread that trains
         self.optimizer.bind([layer.flat for layer in self.model.chain])
         self._plans = Plans()
         self._key: Hashable = (
-            None  # of the latest step's plan, which the trainer keeps; None: it is used no more
+            None  # of the latest step's plan, which the trainer keeps; None if the plan is not used again
         )
         self._latest: Plan | None = None
         self._state = state
-        self._predicted = False  # the plan still holds what the latest step predicted
+        self._predicted = False  # whether the plan still holds the latest step's prediction
 
     def __getstate__(self) -> dict[str, Any]:
         gone = {"_turn": None, "_plans": None, "_key": None, "_latest": None}
@@ -137,17 +137,17 @@ class Learner:
 
     @property
     def model(self) -> Sequential:
-        """What is trained."""
+        """The model that is trained."""
         return self._model
 
     @property
     def loss(self) -> str:
-        """What is made small."""
+        """The name of the loss that is minimized."""
         return self._loss
 
     @property
     def optimizer(self) -> optimizers.Optimizer:
-        """What updates its parameters."""
+        """The optimizer that updates the model's parameters."""
         return self._optimizer
 
     def step(
@@ -164,11 +164,11 @@ class Learner:
         ----------
         x : array_like, (N, T, D) numbers or (N, T) token ids
         y : array_like
-            (N, T, O), or (N, O) for output "last"; for "cross_entropy" classes (N, T) or (N,), as also for a
-            single output. What stands behind the end of a sequence is not looked at.
+            (N, T, O), or (N, O) for output "last". For "cross_entropy" classes, (N, T) or (N,); a single
+            output may also have these shapes. Values after the end of a sequence are ignored.
         lengths : array_like of int, (N,), optional
         state : optional
-            Initial state; ``trainer.state`` goes on from the batch before.
+            Initial state; pass ``trainer.state`` to continue from the batch before.
         resets : array_like of bool, (N, T), optional
             Where sequences begin anew; see `Sequential.forward`.
 
@@ -180,10 +180,10 @@ class Learner:
         Raises
         ------
         ValueError, TypeError
-            If an argument is of a wrong shape or dtype, holds NaN or infinity, an unknown token or class, or
-            not one valid step.
+            If an argument has a wrong shape or dtype, holds NaN, infinity or an unknown token or class, or
+            has no valid step.
         FloatingPointError
-            If the loss or a gradient is infinite or no number. In all cases the parameters stay unchanged.
+            If the loss or a gradient is infinite or NaN. In all these cases the parameters stay unchanged.
         """
         if not self._turn.acquire(False):
             raise self._busy()
@@ -212,12 +212,12 @@ class Learner:
     def accumulate(self, batches: Sequence[Batch]) -> float:
         """Make one update from several batches, by the mean of their gradients (reduction "sum": by the sum).
 
-        Batches of one size act as one that is as large as all of them, in the memory of one.
+        Batches of equal size act like a single batch as large as all of them, but need the memory of one.
 
         Parameters
         ----------
-        batches : sequence of Batch
-            Whose `carry` is followed; or of tuples (x, y) or (x, y, lengths).
+        batches : sequence of Batch, or of tuples (x, y) or (x, y, lengths)
+            A batch with `carry` set continues from the state after the batch before it.
 
         Returns
         -------
@@ -227,7 +227,7 @@ class Learner:
         Raises
         ------
         ValueError, TypeError, FloatingPointError
-            As `step`; the parameters stay unchanged.
+            As for `step`; the parameters stay unchanged.
         """
         if not batches:
             raise ValueError("batches must not be empty")
@@ -266,14 +266,14 @@ class Learner:
     def _take(
         self, x: np.ndarray, y: np.ndarray, fragments: Fragments | None, training: bool
     ) -> tuple[Hashable, Plan]:
-        """Return a plan for such a batch, and the key to give it back by."""
+        """Return a plan for a batch of these shapes, and the key to give it back with."""
         key = _key(x, y, fragments, training)
         return key, self._plans.take(key, lambda: self._lay_out(x, y, fragments, training))
 
     def _cut(
         self, x: np.ndarray, lengths: npt.ArrayLike | None, resets: npt.ArrayLike | None
     ) -> Fragments | None:
-        """Return what resets cut the sequences of a batch into; None if there are none."""
+        """Return the fragments that resets cut a batch into; None if there are no resets."""
         if resets is None:
             return None
         N, T = self.model.check_input(x)[0].shape[:2]
@@ -283,14 +283,14 @@ class Learner:
         return Fragments.cut(found, checks.lengths(lengths, N, T), self.model.output == "last")
 
     def _keep(self, key: Hashable, plan: Plan) -> None:
-        """Let a plan be that of the latest step."""
+        """Make a plan that of the latest step."""
         if self._latest is not None and self._key is not None:
             self._plans.give_back(self._key, self._latest)
         self._key, self._latest = key, plan
 
     def _run(self, plan: Plan, first: bool = True, last: bool = True, factor: float = 1.0) -> float:
-        """Learn from the batch that a plan holds; arguments as for its step."""
-        rng = self._model.rng  # at every step: a property takes longer
+        """Train on the batch that a plan holds; arguments as for the kernels' ``Step.run``."""
+        rng = self._model.rng  # faster than the property, which matters at every step
         generator = None
         if plan.draws:
             generator = rng.bit_generator.state
@@ -313,16 +313,16 @@ class Learner:
 
     @property
     def state(self) -> State:
-        """State after the latest step that was not refused, as a copy; None before the first."""
+        """A copy of the state after the latest step that was not refused; None before the first."""
         if self._latest is not None and self._state is None:
             return self.model.wrap_states(self._latest.read_final())
         return copy.deepcopy(self._state)
 
     @property
     def prediction(self) -> np.ndarray:
-        """What the model predicted for the batch of the latest step before its update, as by `predict`.
+        """The model's prediction for the batch of the latest step, before its update; see `predict`.
 
-        A step that ends in FloatingPointError takes it away.
+        After a step that raised FloatingPointError it is no longer available.
         """
         if self._latest is None or not self._predicted:
             raise RuntimeError("prediction needs a step before it that was not refused")
@@ -336,16 +336,16 @@ class Learner:
         state: State = None,
         resets: npt.ArrayLike | None = None,
     ) -> tuple[float, int, State]:
-        """Find the loss of a batch without an update; parameters as for `step`.
+        """Compute the loss of a batch without an update; parameters as for `step`.
 
         Returns
         -------
         loss : float
             The mean over the valid elements, whatever the reduction in training.
         count : int
-            Number of these elements (rows for "cross_entropy").
+            Number of these elements; of rows for "cross_entropy".
         state
-            After each sequence's last step.
+            State after each sequence's last step.
         """
         inputs, targets = checks.array("x", x), checks.array("y", y)
         fragments = self._cut(inputs, lengths, resets)
@@ -367,7 +367,7 @@ class Learner:
         state: State,
         fragments: Fragments | None,
     ) -> None:
-        """Take a batch into a plan for its shapes and dtypes, whose values alone are left to check."""
+        """Pack a batch into a plan for its shapes and dtypes. Only its values are checked here."""
         rows, N = plan.rows, plan.sequences
         steps = None if lengths is None else checks.lengths(lengths, N, rows.T)
         states = None if state is None else self.model.check_states("state", state, N)
@@ -376,12 +376,12 @@ class Learner:
             plan.load(x, steps, states, fragments)
             plan.load_target(y)
         except ValueError:
-            rows.arrange(*before)  # state and prediction of the latest step are still to be read
+            rows.arrange(*before)  # so that the state and prediction of the latest step can still be read
             rows.share(shares)
             raise
 
     def _lay_out(self, x: np.ndarray, y: np.ndarray, fragments: Fragments | None, training: bool) -> Plan:
-        """Check shapes and dtypes of a batch and return a plan for such ones."""
+        """Check the shapes and dtypes of a batch, and return a plan for them."""
         model = self.model
         x, tokens = model.check_input(x)
         N, T = x.shape[:2]
@@ -415,7 +415,7 @@ class Learner:
 
     def _diagnose(self, plan: Plan) -> str:
         """Return why a step failed, and where."""
-        from rnncore import diagnosis  # brings the NumPy kernels along
+        from rnncore import diagnosis  # imported only when needed, since it imports the NumPy kernels
 
         loss, norm = plan.step.loss, plan.step.norm
         what = f"the norm of the gradients is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
@@ -424,5 +424,5 @@ class Learner:
 
 
 def _key(x: np.ndarray, y: np.ndarray, fragments: Fragments | None, training: bool) -> tuple[Any, ...]:
-    """Return what plans are found by: they were checked against these shapes and dtypes."""
+    """Return the key of plans for a batch: the shapes and dtypes that they were checked against."""
     return x.shape, x.dtype, y.shape, y.dtype, fragments and fragments.room, training
