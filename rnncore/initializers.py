@@ -13,7 +13,8 @@ layer. Layers and models take one by name or as the function itself:
 ========== =================================================================================================
 
 "default" and "pytorch" draw embeddings from the standard normal distribution. All but "zeros" set the
-slope of a PReLU to 0.25. Numbers are drawn in double precision: both dtypes start from the same values.
+slope of a PReLU to 0.25. Numbers are drawn in double precision, so that both dtypes start from the same
+values.
 
 References
 ----------
@@ -52,15 +53,15 @@ __all__ = [
 
 
 class Initializable(Protocol):
-    """What an initializer sees of a layer."""
+    """The part of a layer that an initializer uses."""
 
     @property
     def params(self) -> Mapping[str, np.ndarray]:
-        """Arrays to write into."""
+        """The arrays to write into, by name."""
 
     @property
     def gates(self) -> str:
-        """One letter for each gate of a recurrent layer, in the order of the weights' rows; else empty."""
+        """One letter for each gate of a recurrent layer, in the order of the weights' rows, or empty."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -78,7 +79,7 @@ def default(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
     for layer in layers:
         for name, value in layer.params.items():
             blocks = np.split(value, len(layer.gates) or 1) if name.startswith("weight") else []
-            for block in blocks:  # a gate's weights are a matrix of their own
+            for block in blocks:  # the weights of each gate are drawn as a matrix of their own
                 if name.startswith("weight_hh"):
                     block[...] = _orthogonal(len(block), rng)
                 elif layer.inputs == ("tokens",):
@@ -95,7 +96,7 @@ def default(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
 
 
 def pytorch(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
-    """Draw from PyTorch's distributions (not its very numbers: its generator is another)."""
+    """Draw from PyTorch's distributions; the numbers differ, since PyTorch has another generator."""
     for layer in layers:
         width = layer.params["weight_hh_l0" if layer.gates else "weight"].shape[1]
         for name, value in layer.params.items():
@@ -110,14 +111,14 @@ def pytorch(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
 def tutorial(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
     """Draw uniformly from [-1, 1), in the order of the well-known addition tutorial.
 
-    Its matrices are (in, out), and come in the order input weights, output weights, recurrent weights: a
-    generator on the bits of a legacy one gives the very numbers of ``2 * np.random.random(...) - 1``.
+    The tutorial draws matrices (in, out): input weights, then output weights, then recurrent weights. So a
+    generator with a legacy generator's bits gives the same numbers as ``2 * np.random.random(...) - 1``.
     """
     _draw(layers, lambda fan_in, shape: 2 * rng.random(shape) - 1)
 
 
 def normal(layers: Sequence[Initializable], rng: np.random.Generator, std: float = 0.01) -> None:
-    """Draw weights of deviation `std`; for another one, ``functools.partial(normal, std=...)``."""
+    """Draw normal weights of deviation `std`; for another one, ``functools.partial(normal, std=...)``."""
     _draw(layers, lambda fan_in, shape: std * rng.standard_normal(shape))
 
 
@@ -127,7 +128,7 @@ def lecun(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
 
 
 def zeros(layers: Sequence[Initializable], rng: np.random.Generator) -> None:
-    """Set all to zero: for parameters that are loaded next."""
+    """Set all parameters to zero, because they are loaded next."""
     for layer in layers:
         for value in layer.params.values():
             value[...] = 0
@@ -148,7 +149,7 @@ def _draw(layers: Sequence[Initializable], draw: Callable[[int, tuple[int, ...]]
 def _orthogonal(size: int, rng: np.random.Generator) -> np.ndarray:
     """Return a random orthogonal matrix, uniform among all of them."""
     q, r = np.linalg.qr(rng.standard_normal((size, size)))
-    # QR leaves the signs of the columns to the algorithm: fixed by R's diagonal they are uniform
+    # QR leaves the columns' signs to the algorithm; making R's diagonal positive makes the matrix uniform
     signed: np.ndarray = q * np.where(np.diag(r) < 0, -1.0, 1.0)
     return signed
 
@@ -164,14 +165,14 @@ NAMED: dict[str, Initializer] = {
 
 
 def get(init: str | Initializer) -> Initializer:
-    """Return the initializer of that name; a function stays itself."""
+    """Return the initializer of that name; a function is returned as it is."""
     if callable(init):
         return init
     return NAMED[checks.choice("init", init, NAMED)]
 
 
 def given(params: Mapping[str, npt.ArrayLike], shapes: Mapping[str, tuple[int, ...]]) -> Initializer:
-    """Return an initializer of one layer that writes these values, whose names and shapes are checked now."""
+    """Check names and shapes of values, and return an initializer that writes them into a layer."""
     found = checks.arrays(shapes, params)
 
     def write(layers: Sequence[Initializable], rng: np.random.Generator) -> None:

@@ -80,7 +80,7 @@ class Layer(Network):
         return (self,)
 
     def kind_of(self, x: np.ndarray) -> str:
-        """Return "tokens" or "dense": the kind of input that the layer takes x for."""
+        """Return "tokens" or "dense": what the layer takes x to be."""
         return self.inputs[0]
 
     def check_state(self, name: str, state: State, N: int) -> tuple[np.ndarray, ...]:
@@ -107,7 +107,7 @@ class Layer(Network):
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """Return the arguments that make such a layer again, without its parameters."""
+        """Return the arguments that make such a layer, without its parameters."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make, (type(self), self.config() | {"init": dict(self.params), "seed": self.rng})
@@ -309,7 +309,7 @@ class Recurrent(Layer):
         return joined
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments that make such a layer again, without its parameters."""
+        """Return the arguments that make such a layer, without its parameters."""
         return {
             "input_size": self.input_size,
             "hidden_size": self.hidden_size,
@@ -563,7 +563,7 @@ class Linear(Layer):
         return y
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments that make such a layer again, without its parameters."""
+        """Return the arguments that make such a layer, without its parameters."""
         return {
             "in_features": self.in_features,
             "out_features": self.out_features,
@@ -624,7 +624,7 @@ class Embedding(Layer):
         return y
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments that make such a layer again, without its parameters."""
+        """Return the arguments that make such a layer, without its parameters."""
         return {
             "num_embeddings": self.num_embeddings,
             "embedding_dim": self.embedding_dim,

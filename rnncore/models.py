@@ -1,4 +1,4 @@
-"""Models: chains of layers with an output, and what is done with them besides training."""
+"""Models: chains of layers with an output, and their use besides training."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class Sequential(Network):
     Parameters
     ----------
     layers : sequence of Layer, or mapping of str to Layer
-        First to last; the keys of a mapping name the layers, otherwise "0", "1", ... do.
+        First to last. The keys of a mapping name the layers; otherwise their names are "0", "1", ...
     input : {"dense", "tokens"}, optional
-        Numbers (N, T, D) or token ids (N, T). If not given, tokens where the first layer is an `Embedding`.
+        Numbers (N, T, D) or token ids (N, T). If not given, tokens if the first layer is an `Embedding`.
     output : {"all", "last"}
         An output at every step, or one for each sequence, from each direction's final state in the last
-        recurrent layer (of a sequence without a step: its initial state).
+        recurrent layer. A sequence without a step gives its initial state.
     output_activation : {None, "sigmoid", "softmax"}
-        Applied by `predict`, streams and losses on predictions. A model without one gets that which its loss
-        implies from a `Trainer` with "bce" (sigmoid) or "cross_entropy" (softmax): after such training,
-        `predict` gives probabilities. `forward` always gives the logits before it.
+        Applied by `predict`, streams and losses on predictions; `forward` always gives the logits before it.
+        If None, a `Trainer` with the loss "bce" sets sigmoid and one with "cross_entropy" sets softmax, so
+        that `predict` then gives probabilities.
     seed : int or numpy.random.Generator, optional
         For dropout.
 
@@ -56,7 +56,7 @@ class Sequential(Network):
     Raises
     ------
     ValueError, TypeError
-        If the widths or dtypes of neighbours differ, or a layer stands where it cannot.
+        If the widths or dtypes of neighbouring layers differ, or a layer is not allowed in its place.
 
     Warns
     -----
@@ -101,17 +101,17 @@ class Sequential(Network):
         return tuple(self._layers.values())
 
     def kind_of(self, x: np.ndarray) -> str:
-        """Return "tokens" or "dense": as what the model takes x."""
+        """Return "tokens" or "dense": what the model takes x to be."""
         return self.input
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the parameters and of everything computed."""
+        """Dtype of the parameters and of all results."""
         return self.chain[0].dtype
 
     @property
     def params(self) -> dict[str, np.ndarray]:
-        """The parameters of all layers, to be written into."""
+        """The parameters of all layers; they may be written into."""
         return {
             f"{name}.{key}": value
             for name, layer in self.layers.items()
@@ -120,7 +120,7 @@ class Sequential(Network):
 
     @property
     def grads(self) -> dict[str, np.ndarray]:
-        """Their gradients."""
+        """The gradients of all layers."""
         return {
             f"{name}.{key}": value
             for name, layer in self.layers.items()
@@ -146,22 +146,22 @@ class Sequential(Network):
         ----------
         x : array_like, (N, T, D) numbers or (N, T) token ids
         state : optional
-            Initial state of the recurrent layer (see its `forward`), or with several a list of theirs; zero
-            if not given.
+            Initial state of the recurrent layer (see its `forward`), or a list of states if there are several
+            such layers; zero if not given.
         lengths : array_like of int, (N,), optional
             Valid steps of each sequence, 0 ... T; all T if not given.
         training : bool
-            Keep what `backward` needs, and drop out.
+            Keep what `backward` needs, and apply dropout.
         resets : array_like of bool, (N, T), optional
-            Where sequences begin anew: the state before that step is zero, and no gradient passes it. Each
-            piece of a sequence gives what it would give by itself, in both directions.
+            Where true, a sequence begins anew: the state before that step is zero, and no gradient passes it.
+            Each fragment of a sequence gives the results that it gives alone, in both directions.
 
         Returns
         -------
         logits : ndarray, (N, T, O), or (N, O) for output "last"
             Zero at steps that a sequence does not have.
         state : as given
-            After each sequence's last step.
+            State after each sequence's last step.
         """
         return self._forward(x, state, lengths, resets, training)
 
@@ -173,7 +173,7 @@ class Sequential(Network):
         Parameters
         ----------
         dlogits : array_like, as logits, or None
-            Gradient of the loss with respect to the logits; None is zero.
+            Gradient of the loss with respect to the logits; None means zero.
         dstate : as state, optional
             Gradient with respect to the final state.
 
@@ -187,7 +187,7 @@ class Sequential(Network):
         return self._backward(dlogits, dstate)
 
     def end_in(self, activation: str) -> None:
-        """Put an output activation behind a model that has none; see `output_activation`."""
+        """Add an output activation to a model that has none; see `output_activation`."""
         self.__dict__["output_activation"] = activation
 
     def predict(
@@ -195,14 +195,14 @@ class Sequential(Network):
     ) -> np.ndarray:
         """Return the output after its activation, (N, T, O) or (N, O); arguments as for `forward`.
 
-        These are probabilities if `output_activation` is "sigmoid" or "softmax", as it is once a `Trainer`
-        has been made for the model with the loss "bce" or "cross_entropy"; else they are `forward`'s logits.
-        Many sequences are run some at a time, so memory beyond x and the result stays small.
+        These are probabilities if `output_activation` is "sigmoid" or "softmax". A `Trainer` with the loss
+        "bce" or "cross_entropy" sets it if it is None. Otherwise they are the logits that `forward` returns.
+        Many sequences are run in several batches, so that little memory is needed beyond x and the result.
         """
         return self._infer(self.check_batch(x, None, lengths, resets), Network._predictions)[0]
 
     def stream(self, batch_size: int = 1) -> Stream:
-        """Return a `Stream`, which runs the model one time step a call."""
+        """Return a `Stream`, which runs the model one time step per call."""
         return Stream(self, batch_size)
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -210,13 +210,13 @@ class Sequential(Network):
         return {name: value.copy() for name, value in self.params.items()}
 
     def load_state_dict(self, params: Mapping[str, npt.ArrayLike]) -> None:
-        """Write into all parameters.
+        """Set all parameters by name.
 
         Raises
         ------
         ValueError, TypeError
-            If a parameter is missing, unknown or of another shape, or holds no real numbers. Nothing has been
-            changed then.
+            If a parameter is missing, unknown, of another shape, or not made of real numbers. Nothing is then
+            changed.
         """
         own = self.params
         found = checks.arrays({name: value.shape for name, value in own.items()}, params)
@@ -224,7 +224,7 @@ class Sequential(Network):
             own[name][...] = value
 
     def config(self) -> dict[str, Any]:
-        """Return all that makes the model but its parameters, in plain types."""
+        """Return the model's configuration without its parameters, in plain types."""
         layers = {
             name: {"type": type(layer).__name__, **layer.config()} for name, layer in self.layers.items()
         }
@@ -237,7 +237,7 @@ class Sequential(Network):
 
     def summary(self) -> str:
         """Return a table of the layers, their output widths and numbers of parameters."""
-        last = len(self.chain)  # the first layer that puts out one row for each sequence
+        last = len(self.chain)  # the first layer that outputs one row for each sequence
         if self.output == "last":
             last = max(i for i, layer in enumerate(self.chain) if layer.states)
         rows = [("layer", "type", "output", "parameters")]
@@ -253,21 +253,21 @@ class Sequential(Network):
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
     def save(self, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
-        """Write the model to a safetensors file, whole or not at all.
+        """Write the model to a safetensors file, either completely or not at all.
 
-        The configuration goes into the metadata, so that `load` needs nothing else.
+        The configuration is part of the metadata, so that `load` needs nothing else.
 
         Parameters
         ----------
         path : path
         extra : mapping, optional
-            What a user of the model needs besides, such as a vocabulary or the scale of the input: plain
-            values, lists, mappings and arrays. `load_extra` returns it.
+            What else a user of the model needs, such as a vocabulary or the scale of the input: plain values,
+            lists, mappings and arrays. `load_extra` returns it.
 
         Raises
         ------
         OSError
-            If the file cannot be written; one that was there before is then unchanged.
+            If the file cannot be written. An earlier file of that name is then unchanged.
         """
         save_arrays(path, "model", self.state_dict(), self.config(), extra)
 
@@ -287,17 +287,17 @@ class SequenceModel(Sequential):
     input : {"tokens", "dense"}
         Token ids (N, T) or numbers (N, T, D).
     embedding_size : int, optional
-        For tokens: learn a vector of this size for each. If not given, ids are one-hot vectors in effect:
-        each picks a column of the input weights.
+        For tokens: learn a vector of this size for each token. If not given, an id acts like a one-hot
+        vector, and selects a column of the input weights.
     output, output_activation
         As for `Sequential`.
     activation : str, default "tanh"
-        Of an Elman network; see `RNN`.
+        Activation of an Elman network; see `RNN`.
     reset_after : bool, default True
-        Of a GRU; see `GRU`.
+        Form of a GRU; see `GRU`.
     bias : bool or "single", default True
-        True: two in the recurrent layers, as PyTorch; "single": one; False: none. The head has one unless
-        False.
+        True: two biases in each recurrent layer, as in PyTorch; "single": one; False: none. The head has a
+        bias unless False.
     bidirectional : bool, default False
     dropout : float, default 0
         Between recurrent layers.
@@ -305,7 +305,7 @@ class SequenceModel(Sequential):
         See `rnncore.initializers`; or the parameters themselves, named as by `state_dict`.
     dtype : {"float32", "float64"}
     seed : int or numpy.random.Generator, default 0
-        For the parameters and then for dropout.
+        Draws the parameters, and then dropout.
 
     Attributes
     ----------
@@ -315,7 +315,7 @@ class SequenceModel(Sequential):
     Raises
     ------
     ValueError, TypeError
-        For an argument that makes no sense.
+        If an argument is invalid.
     """
 
     def __init__(
@@ -375,16 +375,16 @@ class SequenceModel(Sequential):
 
 
 class Stream:
-    """A model that runs one time step a call, on buffers made once; it keeps the weights it was made with.
+    """A model that runs one time step per call, in buffers allocated once, with the weights it was made with.
 
-    One thread at a time may use it; give every thread a stream of its own. It can be copied and pickled, with
-    its weights and where it stands.
+    Only one thread at a time may use it; give every thread a stream of its own. Copies and pickles contain
+    its weights and its state.
 
     Parameters
     ----------
     model : Sequential
     batch_size : int
-        N sequences in step.
+        N, the number of sequences that are stepped together.
 
     Raises
     ------
@@ -399,7 +399,7 @@ class Stream:
             )
         N = checks.integer("batch_size", batch_size)
         self._turn = threading.Lock()
-        self._model = copy.deepcopy(model)  # training the model further leaves the stream alone
+        self._model = copy.deepcopy(model)  # so that further training of the model does not change the stream
         self._plan = plan = Plan(
             self._model.chain,
             N,
@@ -425,7 +425,7 @@ class Stream:
         ----------
         x_t : array_like, (N, D) finite numbers or (N,) token ids
         out : ndarray (N, O), optional
-            Where to put the result.
+            Array to write the result into.
         reset : array_like of bool, (N,), optional
             The sequences that begin anew with this step, from the zero state.
 
@@ -437,8 +437,8 @@ class Stream:
         Raises
         ------
         ValueError, TypeError
-            If x_t has another shape or dtype, or holds NaN, infinity or an unknown token. The stream then
-            stands where it stood.
+            If x_t has another shape or dtype, or holds NaN, infinity or an unknown token. The state of the
+            stream is then unchanged.
         RuntimeError
             If another thread is using the stream.
         """
@@ -480,7 +480,7 @@ class Stream:
 
     @property
     def state(self) -> State:
-        """A copy of the state after the latest step; assign one to go on from there."""
+        """A copy of the state after the latest step; assign a state to continue from it."""
         with self._alone():
             return self._model.wrap_states(self._plan.read_initial())
 
@@ -491,7 +491,7 @@ class Stream:
             self._plan.load_states(found)
 
     def reset(self, rows: npt.ArrayLike | None = None) -> None:
-        """Go back to the zero state.
+        """Set the state to zero.
 
         Parameters
         ----------
@@ -511,19 +511,19 @@ class Stream:
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """Read a model that a method ``save`` of this package wrote. No code of the file is run.
+    """Read a model that a ``save`` method of this package wrote. Nothing in the file is run as code.
 
     Returns
     -------
     Sequential
-        Or, from a file of one, a `rnncore.tasks.Forecaster`.
+        A `rnncore.tasks.Forecaster`, if the file is one of these.
 
     Raises
     ------
     OSError
         If there is no such file or it cannot be read.
     ValueError
-        If it is damaged, or no model of this package, or written by a later version.
+        If the file is damaged, is not a model of this package, or was written by a later version.
     """
     params, config = load_arrays(path, "model")
     try:
@@ -533,7 +533,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 
 def build(params: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Sequential:
-    """Make a model again from its parameters, by name, and its `config`."""
+    """Return a model with these parameters, by name, and this `config`."""
     layers = {}
     for name, options in config["layers"].items():
         own = {key.removeprefix(f"{name}."): v for key, v in params.items() if key.startswith(f"{name}.")}
@@ -542,7 +542,7 @@ def build(params: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Sequen
     return Sequential(layers, **{key: value for key, value in config.items() if key != "layers"})
 
 
-# what makes a model again from its parameters and its configuration, by the type that this tells
+# For each type that a configuration may name: the function of parameters and configuration that makes it.
 MAKERS: dict[str, Callable[[dict[str, np.ndarray], dict[str, Any]], Any]] = {"Sequential": build}
 
 

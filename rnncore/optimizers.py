@@ -1,6 +1,6 @@
-"""Optimizers; rules and defaults are PyTorch's.
+"""Optimizers, with PyTorch's rules and defaults.
 
-An optimizer is made with its hyperparameters and bound to the parameters by the `Trainer` given it::
+An optimizer is made with its hyperparameters. The `Trainer` that it is passed to binds it to parameters::
 
     trainer = rnncore.Trainer(model, loss="cross_entropy", optimizer=rnncore.Adam(lr=3e-3))
     trainer.optimizer.lr = 1e-3     # from the next step on
@@ -31,9 +31,9 @@ class Setting:
     Parameters
     ----------
     index : int
-        Its place in the settings.
+        Its index in the settings.
     low, high : float
-        Bounds.
+        Lowest and highest allowed value.
     doc : str
     """
 
@@ -59,18 +59,18 @@ class Setting:
 
 
 class Optimizer(ABC):
-    """What all optimizers share: a learning rate, and a state of arrays as long as the parameters.
+    """What all optimizers share: a learning rate, and a state of arrays of the parameters' size.
 
     Attributes
     ----------
     lr : float
         Learning rate; may be changed at any time.
     steps : int
-        Updates made so far.
+        Number of updates made so far.
     settings : ndarray of float64
-        Learning rate, updates made, and the other hyperparameters in the order in which kernels read them.
+        Learning rate, number of updates, and the other hyperparameters in the order that kernels read them.
     rules : list
-        What updates each variable, once bound.
+        The kernel that updates each variable; empty until the optimizer is bound.
     """
 
     lr = Setting(0, "Learning rate.")
@@ -83,7 +83,7 @@ class Optimizer(ABC):
 
     @property
     def steps(self) -> int:
-        """Updates made so far."""
+        """Number of updates made so far."""
         return int(self.settings[1])
 
     @abstractmethod
@@ -95,14 +95,14 @@ class Optimizer(ABC):
         """Return the kernel that updates one variable."""
 
     def bind(self, variables: Sequence[Variable]) -> None:
-        """Attach the optimizer to what it updates, once.
+        """Bind the optimizer to the variables that it updates, once.
 
-        A copy of an optimizer in use is attached to nothing, but has its state, and goes on with that.
+        A copy of a bound optimizer is not bound, but has the original's state, and continues from it.
 
         Raises
         ------
         ValueError
-            If it is bound already, or a copy whose state is of other parameters.
+            If it is already bound, or is a copy whose state belongs to other parameters.
         """
         if self.rules:
             raise ValueError(
@@ -121,7 +121,7 @@ class Optimizer(ABC):
         self.rules = [self.rule(v, state) for v, state in zip(variables, bound, strict=True)]
 
     def has_slots(self) -> bool:
-        """Return whether nothing is missing that its settings make it keep; once bound it keeps no more."""
+        """Return whether the bound state has all arrays that the settings need; only `bind` makes them."""
         return all(set(self.slots()) <= state.keys() for state in self._bound)
 
     def step(self) -> None:
@@ -130,7 +130,7 @@ class Optimizer(ABC):
         Raises
         ------
         RuntimeError
-            If it is bound to none.
+            If the optimizer is not bound.
         """
         if not self.rules:
             raise RuntimeError(
@@ -146,8 +146,8 @@ class Optimizer(ABC):
         Returns
         -------
         dict
-            ``"steps"``, a scalar, and for layer k and each slot ``"k.slot"``: flat, the layer's parameters
-            one after another in the order of ``layer.params``.
+            ``"steps"``, a scalar, and for layer k and each slot ``"k.slot"``: a flat array for the layer's
+            parameters one after another, in the order of ``layer.params``.
         """
         state = {f"{k}.{slot}": value.copy() for k, slot, value in self._slots()}
         return {"steps": np.array(self.steps)} | state
@@ -158,7 +158,7 @@ class Optimizer(ABC):
         Raises
         ------
         ValueError
-            If an entry is missing, unknown or of another shape. Nothing has been changed then.
+            If an entry is missing, unknown or of another shape. Nothing is then changed.
         """
         own = {f"{k}.{slot}": value for k, slot, value in self._slots()}
         found = checks.arrays({"steps": ()} | {key: value.shape for key, value in own.items()}, state)
@@ -168,7 +168,7 @@ class Optimizer(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"settings": self.settings.copy(), "_bound": copy.deepcopy(self._bound)}
-        return self.__dict__ | own | {"rules": []}  # a copy is attached to nothing
+        return self.__dict__ | own | {"rules": []}  # a copy is not bound
 
     def __repr__(self) -> str:
         known = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
@@ -179,7 +179,7 @@ class Optimizer(ABC):
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent, with momentum on request (Sutskever et al. 2013).
+    """Stochastic gradient descent, optionally with momentum (Sutskever et al. 2013).
 
     With g = grad + weight_decay · p and the buffer b::
 
@@ -191,7 +191,7 @@ class SGD(Optimizer):
     lr : float, default 1e-3
     momentum, dampening, weight_decay : float, default 0
     nesterov : bool, default False
-        Needs momentum, and no dampening.
+        Needs momentum > 0 and dampening = 0.
     """
 
     momentum = Setting(2, "Momentum.")
@@ -258,7 +258,7 @@ class Adagrad(Optimizer):
 
 
 class RMSprop(Optimizer):
-    """RMSprop (Tieleman & Hinton 2012), centred (Graves 2013) and with momentum on request.
+    """RMSprop (Tieleman & Hinton 2012), optionally centred (Graves 2013) and with momentum.
 
     With g = grad + weight_decay · p::
 
@@ -401,7 +401,7 @@ NAMED: dict[str, Callable[[], Optimizer]] = {
 
 
 def get(optimizer: str | Optimizer) -> Optimizer:
-    """Return the optimizer of that name with its defaults; an `Optimizer` stays itself."""
+    """Return the optimizer of that name with its defaults; an `Optimizer` is returned as it is."""
     if isinstance(optimizer, Optimizer):
         return optimizer
     return NAMED[checks.choice("optimizer", optimizer, NAMED)]()

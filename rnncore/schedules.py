@@ -1,7 +1,7 @@
-"""Learning-rate schedules, and early stopping: what steers a run from outside the gradient.
+"""Learning-rate schedules and early stopping.
 
-A schedule is given to `Trainer.fit`, and says at every update what the optimizer's learning rate is
-multiplied by. Rules are PyTorch's; ``t`` is the number of updates that the run has made so far.
+A schedule is passed to `Trainer.fit`, and at every update gives the factor that the optimizer's learning rate
+is multiplied by. The rules are PyTorch's; ``t`` is the number of updates that the run has made so far.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 MODES = ("min", "max")
-# what measures are called, a word of the metric's name: "validation_loss", "rmse_1", "exact_16"
+# Words in the names of metrics ("validation_loss", "rmse_1", "exact_16") that tell which direction is better.
 MEASURES = {
     "min": {"loss", "error", "mse", "rmse", "mae", "perplexity", "bits"},
     "max": {"accuracy", "exact", "legal", "r2"},
@@ -35,24 +35,24 @@ MEASURES = {
 
 
 class Schedule(ABC):
-    """What all schedules share; most depend on t alone and keep nothing."""
+    """What all schedules share; most depend on t alone and have no state."""
 
     @abstractmethod
     def factor(self, t: int) -> float:
-        """Return what the learning rate is multiplied by after t updates."""
+        """Return the factor of the learning rate after t updates."""
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """Return the arguments that make such a schedule again, in plain types."""
+        """Return the arguments that make an equal schedule, in plain types."""
 
     def observe(self, metrics: Mapping[str, float]) -> None:  # noqa: B027
-        """Take notice of what a validation gave."""
+        """Take in the metrics of a validation."""
 
     def reset(self) -> None:  # noqa: B027
-        """Begin anew."""
+        """Return to the state before a run."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a later factor depends on besides t, in plain types."""
+        """Return the state that later factors depend on besides t, in plain types."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
@@ -60,14 +60,14 @@ class Schedule(ABC):
 
 
 class Constant(Schedule):
-    """The learning rate of the optimizer."""
+    """The optimizer's learning rate, unchanged."""
 
     def factor(self, t: int) -> float:
-        """Return what the learning rate is multiplied by after t updates."""
+        """Return the factor of the learning rate after t updates."""
         return 1.0
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments that make such a schedule again."""
+        """Return the arguments that make an equal schedule."""
         return {}
 
 
@@ -77,7 +77,7 @@ class StepDecay(Schedule):
     Parameters
     ----------
     every : int
-        Updates.
+        Number of updates between two steps down.
     decay : float, default 0.1
     """
 
@@ -86,11 +86,11 @@ class StepDecay(Schedule):
         self.decay = checks.real("decay", decay)
 
     def factor(self, t: int) -> float:
-        """Return what the learning rate is multiplied by after t updates."""
+        """Return the factor of the learning rate after t updates."""
         return self.decay ** (t // self.every)
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments that make such a schedule again."""
+        """Return the arguments that make an equal schedule."""
         return {"every": self.every, "decay": self.decay}
 
 
@@ -104,9 +104,9 @@ class Cosine(Schedule):
     Parameters
     ----------
     steps : int
-        Updates until the end of the descent.
+        Number of updates until the end of the descent.
     final : float, default 0
-        Factor there.
+        Factor at the end of the descent and after it.
     """
 
     def __init__(self, steps: int, final: float = 0.0) -> None:
@@ -114,11 +114,11 @@ class Cosine(Schedule):
         self.final = checks.real("final", final)
 
     def factor(self, t: int) -> float:
-        """Return what the learning rate is multiplied by after t updates."""
+        """Return the factor of the learning rate after t updates."""
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * min(t / self.steps, 1.0))) / 2
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments that make such a schedule again."""
+        """Return the arguments that make an equal schedule."""
         return {"steps": self.steps, "final": self.final}
 
 
@@ -128,9 +128,9 @@ class WarmUp(Schedule):
     Parameters
     ----------
     steps : int
-        Updates until the whole learning rate is reached.
+        Number of updates until the full learning rate is reached.
     then : Schedule, optional
-        What comes after; constant if not given.
+        The schedule that comes after; constant if not given.
     """
 
     def __init__(self, steps: int, then: Schedule | None = None) -> None:
@@ -140,19 +140,19 @@ class WarmUp(Schedule):
             raise TypeError(f"then must be a schedule, got {type(then).__name__}")
 
     def factor(self, t: int) -> float:
-        """Return what the learning rate is multiplied by after t updates."""
+        """Return the factor of the learning rate after t updates."""
         return (t + 1) / self.steps if t < self.steps else self.then.factor(t - self.steps)
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments that make such a schedule again."""
+        """Return the arguments that make an equal schedule."""
         return {"steps": self.steps, "then": describe(self.then)}
 
     def observe(self, metrics: Mapping[str, float]) -> None:
-        """Take notice of what a validation gave."""
+        """Take in the metrics of a validation."""
         self.then.observe(metrics)
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Return to the state before a run."""
         self.then.reset()
 
     def state_dict(self) -> dict[str, Any]:
@@ -165,14 +165,15 @@ class WarmUp(Schedule):
 
 
 def direction(metric: str) -> str:
-    """Return "min" or "max", whichever is better of a metric, as a word of its name tells.
+    """Return "min" if lower values of a metric are better, or "max", as a word in its name tells.
 
-    Less is better of loss, error, mse, rmse, mae, perplexity and bits; more of accuracy, exact, legal and r2.
+    Lower is better for loss, error, mse, rmse, mae, perplexity and bits; higher for accuracy, exact, legal
+    and r2.
 
     Raises
     ------
     ValueError
-        If its name has no such word, or words for both.
+        If the name has no such word, or words for both.
     """
     words = set(metric.split("_"))
     found = [mode for mode in MODES if words & MEASURES[mode]]
@@ -182,23 +183,23 @@ def direction(metric: str) -> str:
 
 
 class Watch:
-    """Follows a metric: its best value, and for how many validations there has been no better one.
+    """Follows a metric: its best value, and the number of validations since.
 
     Parameters
     ----------
     metric : str
-        One of those that ``task.validate`` gives.
+        A metric that ``task.validate`` gives.
     mode : {"min", "max"}, optional
-        Which is better: less or more. If not given, the metric's name tells; see `direction`.
+        Whether lower or higher is better. If not given, the metric's name tells; see `direction`.
     min_delta : float
-        By how much a value must be better than the best to count.
+        A value counts as better if it improves on the best by more than this.
 
     Attributes
     ----------
     best : float
-        Infinite at first.
+        Best value so far; at first infinite.
     waited : int
-        Validations since.
+        Number of validations since the best value.
     """
 
     def __init__(self, metric: str, mode: str | None, min_delta: float) -> None:
@@ -209,12 +210,12 @@ class Watch:
         self.waited = 0
 
     def improves(self, metrics: Mapping[str, float]) -> bool:
-        """Take the next value in and return whether it is the best so far; NaN never is.
+        """Take in the next value, and return whether it is the best so far; NaN never is.
 
         Raises
         ------
         ValueError
-            If the metric is not among those measured.
+            If the metric is not among the given ones.
         """
         if self.metric not in metrics:
             names = ", ".join(metrics)
@@ -228,12 +229,12 @@ class Watch:
         return False
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Return to the state before a run."""
         self.best = math.inf if self.mode == "min" else -math.inf
         self.waited = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return best value and waiting time."""
+        """Return the best value and the number of validations since."""
         return {"best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -241,27 +242,27 @@ class Watch:
         self.best, self.waited = state["best"], state["waited"]
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments that make such a watch again, in plain types."""
+        """Return the arguments that make an equal watch, in plain types."""
         return {"metric": self.metric, "mode": self.mode, "min_delta": self.min_delta}
 
 
 class ReduceOnPlateau(Schedule):
-    """Lower the learning rate whenever a metric has not become better for a while.
+    """Lower the learning rate whenever a metric has not improved for a while.
 
     Parameters
     ----------
     metric : str
-        One of those that ``task.validate`` gives; needs ``fit(..., validate_every=...)``.
+        A metric that ``task.validate`` gives; needs ``fit(..., validate_every=...)``.
     mode : {"min", "max"}, optional
-        Which is better: less or more. If not given, the metric's name tells; see `direction`.
+        Whether lower or higher is better. If not given, the metric's name tells; see `direction`.
     decay : float, default 0.1
         Factor at each plateau.
     patience : int, default 10
-        So many validations without a better value are allowed; one more is a plateau.
+        Number of validations without a better value that are allowed; one more makes a plateau.
     min_delta : float, default 0
-        By how much a value must be better than the best to count.
+        A value counts as better if it improves on the best by more than this.
     lowest : float, default 0
-        Factor below which the learning rate does not go.
+        Lowest factor of the learning rate.
     """
 
     def __init__(
@@ -281,22 +282,22 @@ class ReduceOnPlateau(Schedule):
         self.reached = 1.0
 
     def factor(self, t: int) -> float:
-        """Return what the learning rate is multiplied by after t updates."""
+        """Return the factor of the learning rate after t updates."""
         return self.reached
 
     def observe(self, metrics: Mapping[str, float]) -> None:
-        """Take notice of what a validation gave."""
+        """Take in the metrics of a validation."""
         if not self.watch.improves(metrics) and self.watch.waited > self.patience:
             self.reached = max(self.reached * self.decay, self.lowest)
             self.watch.waited = 0
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Return to the state before a run."""
         self.watch.reset()
         self.reached = 1.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return best value, waiting time and factor."""
+        """Return the best value, the number of validations since, and the factor."""
         return {**self.watch.state_dict(), "factor": self.reached}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -305,24 +306,24 @@ class ReduceOnPlateau(Schedule):
         self.reached = state["factor"]
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments that make such a schedule again."""
+        """Return the arguments that make an equal schedule."""
         own = {"decay": self.decay, "patience": self.patience, "lowest": self.lowest}
         return {**self.watch.config(), **own}
 
 
 class EarlyStopping(Watch):
-    """End a run when a metric has not become better for a while, and go back to the weights that were best.
+    """End a run when a metric has not improved for a while, and restore the weights that were best.
 
     Parameters
     ----------
     metric : str
-        One of those that ``task.validate`` gives; needs ``fit(..., validate_every=...)``.
+        A metric that ``task.validate`` gives; needs ``fit(..., validate_every=...)``.
     mode : {"min", "max"}, optional
-        Which is better: less or more. If not given, the metric's name tells; see `direction`.
+        Whether lower or higher is better. If not given, the metric's name tells; see `direction`.
     patience : int, default 10
-        After so many validations without a better value the run ends.
+        Number of validations without a better value after which the run ends.
     min_delta : float, default 0
-        By how much a value must be better than the best to count.
+        A value counts as better if it improves on the best by more than this.
     """
 
     def __init__(
@@ -333,14 +334,14 @@ class EarlyStopping(Watch):
 
     @property
     def over(self) -> bool:
-        """Whether patience is at its end."""
+        """Whether the run should end: `patience` validations have passed without a better value."""
         return self.waited >= self.patience
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments that make such a rule again."""
+        """Return the arguments that make an equal rule."""
         return {**super().config(), "patience": self.patience}
 
 
 def describe(rule: Schedule | Watch) -> dict[str, Any]:
-    """Return a rule in plain types."""
+    """Return a rule's type and arguments in plain types."""
     return {"type": type(rule).__name__, **rule.config()}
