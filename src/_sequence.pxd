@@ -44,7 +44,7 @@ cdef struct State:               # h, or an LSTM's c. All arrays are (N, H).
 cdef struct Group:               # Gates that share one product: all of them, except that a GRU's n stands alone.
     Py_ssize_t gate, count       # The first gate of the group, and how many gates it has.
     Py_ssize_t begin, columns    # The columns of a row of gates that they take up.
-    Py_ssize_t depth             # columns without the padding behind the last unit; dz -> dh sums over these.
+    Py_ssize_t depth             # `columns` less the padding behind the last unit; dz -> dh sums over these.
     Weights input                # (D, columns)     x -> gates
     Weights hidden               # (H, columns)     h -> gates
     Weights hidden_back          # (depth, H)       dz -> dh
@@ -92,14 +92,14 @@ cdef struct Sequence:
     # Buffers. N' = rows_apart(rows): a row for each sequence, with unused rows between shares. In inference, only the
     # gates of one chunk of steps and the latest two states are held.
     #
-    # Steps whose products with x are one. 1: each step is one product of two terms, x and h. More: rows are so few
-    # that the products with x of a chunk of steps gain from being a single one.
+    # The number of steps whose products with x are a single product. If 1, each step is one product of two terms, x and
+    # h. It is larger where steps have few rows, because several steps together make a faster product with x.
     Py_ssize_t chunk
     # (M, width), in inference ((chunk - 1) N + N', width). Pre-activations, then activated gates; the backward pass
     # reads them and puts dz in their place, which the weights' gradients read.
     void* gates
-    # (N + M, h_row), in inference (3 N', h_row). The initial state, then h of every packed row (in inference: of the
-    # latest two steps). Backward needs h of the step before. It is y and the room before it where h_in_y.
+    # (N + M, h_row). The initial state, then h of every packed row; backward needs that of the step before. If h_in_y,
+    # this is y and the room before it. Otherwise in inference (3 N', h_row), with the latest two steps only.
     void* h
     Py_ssize_t h_row             # Numbers from row to row of h.
     bint h_in_y                  # Whether y serves as h, because its rows are whole vectors.
@@ -724,7 +724,7 @@ cdef inline bint sums_by_token(const Sequence* s) noexcept nogil:
 
 
 cdef inline void zero_sums(const Sequence* s, const Portion* portion, real* kind) noexcept nogil:
-    """Zero the sums before the first block, except those that are added to gradients directly."""
+    """Zero the sums before the first block; where blocks are added to a gradient directly, that is left alone."""
     cdef Py_ssize_t low = share(s.columns, portion.part, portion.parts)
     cdef Py_ssize_t size = share(s.columns, portion.part + 1, portion.parts) - low
     cdef Py_ssize_t V = max(s.V, s.D) if s.d_table is not NULL else 0

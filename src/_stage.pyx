@@ -32,7 +32,7 @@ cdef enum:
     FEW = 4                      # Rows per thread; halving a batch of fewer saves hardly any time.
     MANY = 16                    # Rows per thread; halving a batch of fewer saves less than half of the time.
 
-    # When a team splits the products instead. `Weights` are those that every step reads.
+    # When a team splits the products instead. Weights here are those that every step reads.
     LEAST = 3 << 18              # Bytes of weights; with fewer, a team loses more by waiting than it gains.
     PART = 1 << 18               # Bytes of weights per thread of a team; with fewer, the team has fewer threads.
     TEAM = 8                     # Rows; a batch of fewer is run by a team.
@@ -42,7 +42,7 @@ cdef enum:
     HUGE_TEAM = 16               # Rows per thread; with huge weights, a batch of fewer is run by a team.
 
     # When each half of a batch has gradient sums of its own.
-    HALF = 8                     # Rows; each half must have at least these.
+    HALF = 8                     # Rows; a batch must have at least twice these.
     SUMS = 1 << 20               # Bytes of a half's sums; it may have at most these, which a core's cache holds.
 
 # Multiply-adds of a forward pass. A shorter one keeps the GIL: it ends before another Python thread could begin.

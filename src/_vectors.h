@@ -1,6 +1,6 @@
-/* sigmoid, tanh and exp of 16 floats at once, for the level whose registers an instruction can look up in: with tables
-   most of the work falls away, and sigmoid takes 0.75, tanh 0.6 times as long. The compiler does not find this by
-   itself. Of min and max, the second operand is the result where one is NaN. */
+/* sigmoid, tanh and exp of 16 floats at once, for the level that can look up tables in registers. Tables save most of
+   the work: sigmoid takes 0.75 times as long, and tanh 0.6 times. The compiler does not find this by itself. Where an
+   operand is NaN, min and max return the second operand; so x is always the second one, and NaN passes on. */
 #ifndef RNN_VECTORS_H
 #define RNN_VECTORS_H
 
@@ -11,15 +11,15 @@
 
 enum { RNN_LOOKS_UP = 1 };
 
-/* 1 / d by a step of Newton's method, which keeps clear of the divider. Of an infinite d it is 0. */
+/* 1 / d by a step of Newton's method, which does not need the divider; 0 for an infinite d. */
 static inline __m512 rnn_inverse_16(__m512 d) {
     const __m512 one = _mm512_set1_ps(1);
     __m512 guess = _mm512_rcp14_ps(d), error = _mm512_fnmadd_ps(d, guess, one);
     return _mm512_fmadd_ps(guess, _mm512_min_ps(error, one), guess);
 }
 
-/* e**(sign x) = 2**(n + r), where n is a multiple of 1/16 and |r| <= 1/32: the bits of 16 n, in the lowest ones, n, and
-   2**r. */
+/* Split e**(sign x) = 2**(n + r), where n is a multiple of 1/16 and |r| <= 1/32. Sets n and power = 2**r, and returns
+   16 n in the lowest bits. */
 static inline __m512i rnn_split_16(__m512 x, float sign, __m512* n, __m512* power) {
     const __m512 rounding = _mm512_set1_ps(0x1.8p19f);             /* to multiples of 1/16 */
     const __m512 factor = _mm512_set1_ps(sign * 0x1.715476p+0f), factor_rest = _mm512_set1_ps(sign * 0x1.4ae0cp-26f);
@@ -32,7 +32,7 @@ static inline __m512i rnn_split_16(__m512 x, float sign, __m512* n, __m512* powe
     return _mm512_castps_si512(shifted);
 }
 
-/* Of the bits of 16 n, of which the lowest four are j: those of 2**(j/16), less j << 19. */
+/* The bits of 2**(j/16), less j << 19, where j is the lowest four bits of 16 n. */
 static inline __m512i rnn_power_of_16(__m512i bits) {
     return _mm512_permutexvar_epi32(bits, _mm512_loadu_si512(rnn_power_table));
 }
@@ -42,7 +42,7 @@ static inline __m512 rnn_sigmoid_16(__m512 x) {
     const __m512 one = _mm512_set1_ps(1);
     __m512 n, power;
     __m512i bits;
-    x = _mm512_max_ps(_mm512_set1_ps(-0x1.62e43p+6f), x);        /* from here on e**-x is infinite */
+    x = _mm512_max_ps(_mm512_set1_ps(-0x1.62e43p+6f), x);        /* e**-x is infinite for less */
     x = _mm512_min_ps(_mm512_set1_ps(87), x);
     bits = rnn_split_16(x, -1, &n, &power);
     bits = _mm512_add_epi32(rnn_power_of_16(bits), _mm512_slli_epi32(bits, 19));
@@ -61,7 +61,8 @@ static inline __m512 rnn_look_up(const float* table, __m512i i) {
     return _mm512_permutex2var_ps(_mm512_loadu_ps(table), i, _mm512_loadu_ps(table + 16));
 }
 
-/* A polynomial for each interval of |x|. The bits of |x| + the shift tell the interval, longer ones for larger x. */
+/* A polynomial for each interval of |x|. The highest bits of |x| + the shift number the interval, so that intervals
+   are longer for larger |x|. */
 static inline __m512 rnn_tanh_16(__m512 x) {
     const __m512i sign = _mm512_set1_epi32(1u << 31);
     __m512 size = _mm512_castsi512_ps(_mm512_andnot_si512(sign, _mm512_castps_si512(x))), r, y;
@@ -88,7 +89,7 @@ static inline void rnn_tanhs(ptrdiff_t size, const float* x, float* y) {
         _mm512_storeu_ps(y + j, rnn_tanh_16(_mm512_loadu_ps(x + j)));
 }
 
-/* Of any size: y = e**(x - top). */
+/* y = e**(x - top), for any size. */
 static inline void rnn_exponentials(ptrdiff_t size, const float* x, float top, float* y) {
     ptrdiff_t j, whole = size / 16 * 16;
     __mmask16 rest = (1u << (size - whole)) - 1;
