@@ -83,7 +83,7 @@ cdef class Intake:
         return not self.checked or self.look()
 
     def take_step(self, x):
-        """Pack x, and return whether it has the very form of a step and its values lie within the bounds."""
+        """Pack x if it has a step's shape and dtype, and return whether it has, with all values within the bounds."""
         cdef Py_buffer view
         cdef bint fits
         if not self.acquire(x, &view):
