@@ -18,7 +18,7 @@ from _plan cimport BLOCK_ROWS
 cdef enum:
     SUMS = ROWS * VECTORS        # Vectors of sums that stay in registers.
     LARGE = 2 << 20              # Bytes of panels; no second cache holds more than these, so they are prefetched.
-    NEAR = 40 << 12              # Bytes of 40 pages; a core finds the pages of rows no further apart without delay.
+    NEAR = 40 << 12              # Bytes of 40 pages; the first TLB holds the pages of rows that span no more.
 
 
 cdef struct Product:             # c (M, N) = start + the sum of the terms.
