@@ -532,7 +532,7 @@ def stream(compiled, cell, options, x, weights, state) -> tuple[np.ndarray, list
 def assert_shares_change_no_bit(build: Callable[[Rows], Case], rows: Rows, shares: int) -> None:
     """Run a case laid out in one share and in several."""
     split = Rows(rows.N, rows.T, shares)
-    split.arrange(rows.callers_lengths())
+    split.arrange(*rows.given)
     split.horizon[:] = rows.horizon
     split.share(shares)
     in_time = np.argsort(split.origins()[1], kind="stable")
