@@ -74,12 +74,14 @@ def test_free_memory(container):
         ({}, None),
     ],
 )
-def test_default_threads(monkeypatch, environment, threads):
+def test_default_threads(monkeypatch, tmp_path, environment, threads):
     pytest.importorskip("rnncore._stage")
     for name in ("RNNCORE_NUM_THREADS", "OMP_NUM_THREADS", "RNNCORE_KERNELS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     code = "import rnncore; print(rnncore.get_num_threads())"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert int(found) == (min(machine.cores(), 64) if threads is None else threads)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert int(run.stdout) == (min(machine.cores(), 64) if threads is None else threads)
