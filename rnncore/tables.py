@@ -361,7 +361,7 @@ def _decimal(
 def _numbers(
     path: str | os.PathLike[str], name: str, lines: Sequence[int], cells: Sequence[str], decimal: str
 ) -> np.ndarray:
-    """Return the numbers that texts stand for, NaN for missing ones; raise if a text is no number."""
+    """Return cells of text as numbers, with NaN for missing values; raise if a cell is no number."""
     found = np.empty(len(cells))
     pattern, fraction = NUMBERS[decimal], decimal == ","
     groups = str.maketrans(dict.fromkeys(("." if fraction else ",", "'", "’", " ")))

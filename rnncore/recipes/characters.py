@@ -16,13 +16,13 @@ from rnncore.trainer import Trainer
 
 __all__ = ["characters"]
 
-VALIDATION = 0.1  # part of the training part, and
-MOST_VALIDATION = 16_000  # characters at most: enough to tell when to stop
-LARGE = 700_000  # characters of a training part that cannot be learnt by heart within the budget
-BUDGET = 3_000_000  # characters to train on: less than a minute with the default network
-SEARCHED = 1_200_000  # characters at most by which the number of updates is found
-LONGER = 1.5  # at a learning rate that falls, the loss is least after about so many times the updates
-POINTS = 20  # of the curve
+VALIDATION = 0.1  # Part of the training part that is the validation part.
+MOST_VALIDATION = 16_000  # Characters; more are not needed to tell when to stop.
+LARGE = 700_000  # Characters; a training part of more cannot be learnt by heart within the budget.
+BUDGET = 3_000_000  # Characters; the default network reads them in less than a minute.
+SEARCHED = 1_200_000  # Characters; the search for the number of updates reads no more.
+LONGER = 1.5  # Updates along a cosine for each update at a constant rate; the loss is least at about this factor.
+POINTS = 20  # Points of the curve.
 
 
 def characters(

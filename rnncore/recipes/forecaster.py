@@ -25,8 +25,8 @@ MOST_WINDOWS = 20_000  # to train on
 LEAST_UPDATES, MOST_UPDATES, EPOCHS = 300, 1500, 60
 VALIDATIONS = 40
 LEARNING_RATES = {"closed_loop": 0.005, "direct": 0.01}
-EXACT = 1e-6  # error of a baseline, in deviations of a column, of which nothing is left to learn
-WORTH = 0.02  # part of the error on the validation part that a network must save
+EXACT = 1e-6  # Deviations of a column; a baseline with a smaller error leaves nothing to learn.
+WORTH = 0.02  # Part of the validation error that a network must save to be used.
 
 
 class Residuals:

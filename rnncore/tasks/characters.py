@@ -248,7 +248,7 @@ class CharLM:
 
     @property
     def ideal_word_loss(self) -> float:
-        """The least mean loss of the list to learn and the newline: of who knows it by heart, in nats a word.
+        """The least mean loss, in nats a word, that a model which knows the list by heart can reach.
 
         Where k of n words with one first character are equal, each of them costs ``log(n / k)``.
         """
