@@ -21,7 +21,7 @@ MOST_VALIDATION = 16_000  # Characters; more are not needed to tell when to stop
 LARGE = 700_000  # Characters; a training part of more cannot be learnt by heart within the budget.
 BUDGET = 3_000_000  # Characters; the default network reads them in less than a minute.
 SEARCHED = 1_200_000  # Characters; the search for the number of updates reads no more.
-LONGER = 1.5  # Updates along a cosine for each update at a constant rate; the loss is least at about this factor.
+LONGER = 1.5  # Updates along a cosine for each one at a constant rate: about where the loss is least.
 POINTS = 20  # Points of the curve.
 
 
