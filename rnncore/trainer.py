@@ -130,7 +130,8 @@ class Trainer(Learner):
         accumulate : int, default 1
             Batches for each update; see `accumulate`.
         validate_every : int, optional
-            Put ``task.validate(model)`` into the history after every so many updates, and at the end.
+            Put ``task.validate(model)`` into the history each time that this number of updates has been
+            made, and at the end.
         schedule : Schedule, optional
             Of the learning rate, which is the optimizer's own again when the run is over; see
             `rnncore.schedules`.
@@ -145,10 +146,10 @@ class Trainer(Learner):
             a warning, since the model is trained), or stopped by Ctrl-C
             (which then waits for the update to be whole) or by a loss or gradient that is no number.
         checkpoint_every : int, optional
-            Write it after every so many updates as well.
+            Write it each time that this number of updates has been made, too.
         resume : bool
             Go on from the checkpoint, if the file is there, with the bits of a run that never stopped.
-            Trainer and task must be made as they were, but for the optimizer's settings: the file has them.
+            Trainer and task must be made as they were; the optimizer's settings come from the file.
             For a run that is made longer, the steps of `schedule` and `validate_every` may be others.
         progress : bool
             Show a progress bar.

@@ -74,7 +74,7 @@ def works() -> Iterator[Work]:
 
 
 def measure(run: Callable[[], object], seconds: float) -> list[float]:
-    """Return the seconds that one run takes, measured again and again for so many seconds, once at least."""
+    """Return the seconds that single runs take, measured for `seconds` and at least once."""
     run()
     count = max(1, round(BLOCK / _per_run(run, 1)))
     end = time.perf_counter() + seconds

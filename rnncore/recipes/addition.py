@@ -63,7 +63,7 @@ def tutorial_addition(
     smallest : int, default 1
         Operand; the largest is 127.
     every : int, default 100
-        The history holds the mean error and the part of exact sums of so many updates.
+        The number of updates over which the history has the mean error and the part of exact sums.
     say : callable, optional
         Called with a line about the latest sum at the same updates, the first included.
     progress : bool

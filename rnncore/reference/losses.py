@@ -106,7 +106,7 @@ class Loss(Stage):
         gradient(self.prediction.grad)[:R] = dp
 
     def weight(self, terms: int) -> float:
-        """Return the factor of each of so many terms in the loss."""
+        """Return the factor of each term in a loss of that many terms."""
         return 1 / terms if self.reduction == "mean" else 1.0
 
 

@@ -332,7 +332,7 @@ class CharLM:
 def one_hot(layers: Sequence[initializers.Initializable], rng: np.random.Generator) -> None:
     """Draw first weights for a text whose characters are one-hot vectors.
 
-    As `initializers.default`, but for two things. Glorot's input weights count on V numbers coming in, where
+    As `initializers.default`, with two differences. Glorot's input weights count on V numbers coming in, where
     there is one: they are √V times as large. And no bias holds the forget gates open, since most of what
     matters is near.
     """

@@ -91,7 +91,7 @@ class Forecasting:
     found_season : bool
         Whether `season` was looked for.
     mean, deviation : ndarray of float64, (C,)
-        Of the training part; a column that is constant there, but for rounding, counts as of deviation 1.
+        Of the training part; a column that is constant there, up to rounding, has deviation 1.
 
     Raises
     ------
@@ -326,7 +326,7 @@ class Forecasting:
         return self._errors(model, len(self.truth), MOST)
 
     def _errors(self, model: Sequential | Forecaster, most_next: int, most_ahead: int) -> dict[str, float]:
-        """Return the errors of at most so many forecasts of one row, and of `ahead` rows."""
+        """Return the errors of at most `most_next` forecasts of one row and `most_ahead` of `ahead` rows."""
         metrics = {}
         rows = self._rows(model)
         for ahead in dict.fromkeys((1, self.ahead)):
