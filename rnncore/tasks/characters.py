@@ -332,8 +332,8 @@ class CharLM:
 def one_hot(layers: Sequence[initializers.Initializable], rng: np.random.Generator) -> None:
     """Draw first weights for a text whose characters are one-hot vectors.
 
-    As `initializers.default`, with two differences. Glorot's input weights count on V numbers coming in, where
-    there is one: they are √V times as large. And no bias holds the forget gates open, since most of what
+    As `initializers.default`, with two differences. Glorot's input weights count on V numbers coming in,
+    where there is one: they are √V times as large. And no bias holds the forget gates open, since most of what
     matters is near.
     """
     initializers.default(layers, rng)
