@@ -333,8 +333,8 @@ def one_hot(layers: Sequence[initializers.Initializable], rng: np.random.Generat
     """Draw first weights for a text whose characters are one-hot vectors.
 
     As `initializers.default`, with two differences. Glorot's input weights count on V numbers coming in,
-    where there is one: they are √V times as large. And no bias holds the forget gates open, since most of what
-    matters is near.
+    where there is one: they are √V times as large. And no bias holds the forget gates open, since most of
+    what matters is near.
     """
     initializers.default(layers, rng)
     first = layers[0].params
