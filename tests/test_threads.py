@@ -11,6 +11,8 @@ import pytest
 import rnncore as rc
 from rnncore import kernels
 
+pytestmark = pytest.mark.skipif(kernels.active.name == "numpy", reason="the NumPy kernels run on one thread")
+
 
 @pytest.fixture(autouse=True)
 def threads_as_before():

@@ -44,8 +44,9 @@ class Stage:
 
 
 def column_sums(rows: np.ndarray) -> np.ndarray:
-    """Return the sum of rows (M, n), as a product: numpy.sum adds one by one, and very many lose digits."""
-    return np.ones(len(rows), rows.dtype) @ rows
+    """Return the sum of rows (M, n) in double precision: one float32 sum of very many rows would lose digits."""
+    total: np.ndarray = rows.sum(axis=0, dtype=np.result_type(rows, np.float64))
+    return total
 
 
 def add_by_token(sums: np.ndarray, ids: np.ndarray, rows: np.ndarray) -> None:
