@@ -44,7 +44,7 @@ class Stage:
 
 
 def column_sums(rows: np.ndarray) -> np.ndarray:
-    """Return the sum of rows (M, n) in double precision: one float32 sum of very many rows would lose digits."""
+    """Return the sum of rows (M, n) in double precision: a float32 sum of very many would lose digits."""
     total: np.ndarray = rows.sum(axis=0, dtype=np.result_type(rows, np.float64))
     return total
 
