@@ -31,7 +31,7 @@ class Intake:
         if self.last:
             np.copyto(self.out, x.reshape(self.out.shape)[self.rows.order], casting="unsafe")
         else:
-            self.rows.gather(x if x.ndim > self.out.ndim else x[:, None], self.out)
+            self.rows.gather(x.reshape(len(x), self.rows.T, *self.out.shape[1:]), self.out)
         return self.look()
 
     def take_step(self, x: object) -> bool:
