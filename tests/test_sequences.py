@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import rnncore as rc
+from rnncore import kernels
 from rnncore.tasks import SequenceClassification, SequenceRegression
 
 # the data of a tutorial that meant to teach stacked layers
@@ -224,7 +225,9 @@ def test_targets_are_scaled():
     assert (own > 0.97).all()
     assert trainer.evaluate(task)["r2"] > 0.97
     scaled = task.predict(trainer.model, [*x[:3]], None)
-    np.testing.assert_array_equal(scaled, predicted[:3])
+    # NumPy's products may depend on the batch
+    tolerance = 1e-5 if kernels.active.name == "numpy" else 0
+    assert (np.abs(scaled - predicted[:3]) / y.std(axis=0)).max() <= tolerance
     raw = SequenceRegression(x, y, scale=False)
     expected = trainer.model.predict((x - raw.x_mean) / raw.x_deviation).astype(float)
     np.testing.assert_array_equal(raw.predict(trainer.model, x), expected)
