@@ -40,7 +40,7 @@ def sales(rows=240, seed=0):
 
 
 def logistic(rows=1200, x=0.3):
-    """The logistic map in its chaos, of which a linear rule knows little."""
+    """The logistic map in its chaotic range, which a linear rule cannot predict."""
     series = np.empty(rows)
     for t in range(rows):
         series[t] = x

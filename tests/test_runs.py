@@ -170,7 +170,7 @@ def test_ctrl_c_during_training(tmp_path):
 
 @pytest.mark.parametrize("module", ["typing", "numpy", "rnncore.trainer", "rnncore.cli", "click", "tqdm"])
 def test_ctrl_c_during_an_import(tmp_path, module):
-    script = tmp_path / "rnncore"  # as the installed command, but for the signal
+    script = tmp_path / "rnncore"  # The installed command, with a signal sent at a chosen moment.
     script.write_text(
         f"""import os, signal, sys
 class Finder:
